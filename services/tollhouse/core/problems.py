@@ -1,0 +1,83 @@
+"""The closed list of failures a client may see, and the two families it never sees.
+
+A `Problem` is rendered in the protocol the client spoke; here that is OpenAI's
+error object (https://platform.openai.com/docs/guides/error-codes). Its message is
+ours, never an upstream's text and never a part of a prompt.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import msgspec
+
+
+class Unavailable(Exception):
+    """A dependency did not answer.
+
+    `transient` says whether trying again later can help. In the way of a request it
+    becomes a 503; behind it the work waits and is repeated under the same id.
+    """
+
+    def __init__(self, what: str, *, transient: bool = True) -> None:
+        super().__init__(what)
+        self.transient = transient
+
+
+class ProtocolError(Exception):
+    """We or a peer broke the contract: a bug. The stream ends; nothing is admitted."""
+
+
+class Kind(Enum):
+    """Every kind of problem: HTTP status, OpenAI `type`, OpenAI `code`."""
+
+    INVALID_REQUEST = (400, "invalid_request_error", None)
+    CONTEXT_LENGTH = (400, "invalid_request_error", "context_length_exceeded")
+    UNSUPPORTED = (400, "invalid_request_error", "unsupported_parameter")
+    INVALID_KEY = (401, "invalid_request_error", "invalid_api_key")
+    FORBIDDEN = (403, "permission_error", "insufficient_permissions")
+    TENANT_SUSPENDED = (403, "permission_error", "tenant_suspended")
+    MODEL_NOT_FOUND = (404, "invalid_request_error", "model_not_found")
+    RATE_LIMITED = (429, "rate_limit_error", "rate_limit_exceeded")
+    NEVER_FITS = (429, "rate_limit_error", "request_too_large_for_limit")
+    UPSTREAM_FAILED = (502, "server_error", "upstream_error")
+    UNAVAILABLE = (503, "server_error", "service_unavailable")
+    OVERLOADED = (503, "server_error", "overloaded")
+    TIMED_OUT = (504, "server_error", "timeout")
+
+    @property
+    def status(self) -> int:
+        """HTTP status."""
+        return self.value[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem(Exception):
+    """One failure for one client.
+
+    `param` names the offending request field in OpenAI's notation
+    (`messages[0].content`); `headers` are response headers such as `Retry-After`.
+    """
+
+    kind: Kind
+    message: str
+    param: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def status(self) -> int:
+        """HTTP status."""
+        return self.kind.status
+
+    def error(self) -> dict[str, str | None]:
+        """The value of OpenAI's `error` key."""
+        _, type_, code = self.kind.value
+        return {
+            "message": self.message,
+            "type": type_,
+            "param": self.param,
+            "code": code,
+        }
+
+    def body(self) -> bytes:
+        """The whole JSON body."""
+        return msgspec.json.encode({"error": self.error()})
