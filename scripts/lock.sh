@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Writes the requirements*.lock files from pyproject.toml; arguments go to uv
+# (`--upgrade`, `--upgrade-package NAME`). Releases of the last seven days are left
+# out: a hijacked one is usually found within that time.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+compile=(
+  .venv/bin/uv pip compile --quiet --no-config --universal --generate-hashes
+  --no-header --exclude-newer '7 days'
+)
+every_group=(--extra frontend --group dev --group uv)
+
+"${compile[@]}" pyproject.toml --extra frontend -o requirements.lock "$@"
+"${compile[@]}" pyproject.toml "${every_group[@]}" -c requirements.lock -o requirements-dev.lock "$@"
+"${compile[@]}" --group engine -o requirements-engine.lock "$@"
+"${compile[@]}" --group triton --no-deps -o requirements-triton.lock "$@"
+"${compile[@]}" --group uv -o requirements-uv.lock "$@"
