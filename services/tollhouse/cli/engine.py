@@ -85,6 +85,10 @@ class EngineParameters:
     """KV cache blocks, reserved for prompt + max_tokens while a sequence runs."""
     tokens_per_block: int = 64
     """Tokens in one KV cache block."""
+    natural_end: bool = True
+    """A text may end by itself; else only max_tokens or a stop word ends it."""
+    faults: bool = False
+    """Heed `sim_fault=KIND:VALUE` in prompts; for tests."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
