@@ -1,0 +1,139 @@
+"""The gRPC server every service runs in: one event loop, health, drain.
+
+Made for Envoy as the only client: a few connections that live for days, thousands of
+short streams on each, over a Unix socket that only our group may open.
+"""
+
+import gc
+import os
+import socket
+import stat
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from tollhouse.adapters.process import Process, StartError
+
+# Twice the largest body Envoy's buffer filter lets through (3 MiB) and some headers;
+# gRPC's own default of 4 MiB answers a large body with 500 (facts of Envoy, bodies).
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+
+# sun_path of Linux, one byte of it for the closing NUL (unix(7)).
+_LONGEST_SOCKET_PATH = 107
+_LAST_PORT = 65_535
+
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # Two processes on one port would not share Envoy's one connection; a second one
+    # must fail to start instead.
+    ("grpc.so_reuseport", 0),
+    # Envoy's keep-alive pings on an idle connection are no abuse: without these two
+    # gRPC answers them with GOAWAY ENHANCE_YOUR_CALM.
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
+)
+
+_log = structlog.get_logger()
+
+
+async def serve(
+    process: Process,
+    add_servicers: Callable[[grpc.aio.Server], None],
+    listen: str,
+    *,
+    service_names: Sequence[str] = (),
+    grace_seconds: float = 10.0,
+    background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
+    socket_mode: int = 0o660,
+) -> None:
+    """Serve until the process is asked to stop, then finish what runs.
+
+    `listen` is `unix:/path` or `host:port`. Health (grpc.health.v1) answers for the
+    process ("") and for each of `service_names`. `background` tasks start once the
+    server listens and are cancelled after the drain; one that ends earlier ends the
+    process with status 1. Raises StartError when the address can't be had.
+    """
+    server = grpc.aio.server(options=_OPTIONS)
+    add_servicers(server)
+    checks = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    _bind(server, listen, socket_mode)
+
+    async def ready() -> None:
+        # What start-up made stays for good: keep the collector from walking it again.
+        gc.collect()
+        gc.freeze()
+        await server.start()
+        for name in ("", *service_names):
+            await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+        _log.info("server.started", listen=listen, pid=os.getpid())
+
+    async def drain() -> None:
+        await checks.enter_graceful_shutdown()
+        # A task that died leaves work without its other half: do not wait for that.
+        await server.stop(grace_seconds if process.stopping.is_set() else 0.5)
+        _log.info("server.drained", listen=listen)
+
+    await process.hold(background, ready=ready, drain=drain)
+
+
+def _bind(server: grpc.aio.Server, listen: str, socket_mode: int) -> None:
+    if not listen.startswith("unix:"):
+        _bind_port(server, listen)
+        return
+    path = Path(listen.removeprefix("unix:").removeprefix("//"))
+    _clear_socket(path)
+    # The mode must hold from the first moment, so not chmod afterwards.
+    umask = os.umask(0o777 & ~socket_mode)
+    try:
+        server.add_insecure_port(f"unix:{path}")
+    except RuntimeError as error:
+        raise StartError(f"can't listen on {path}: is its folder writable?") from error
+    finally:
+        os.umask(umask)
+
+
+def _bind_port(server: grpc.aio.Server, listen: str) -> None:
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > _LAST_PORT:
+        raise StartError(f"can't listen on {listen!r}: use unix:/path or host:port")
+    try:
+        server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise StartError(
+            f"can't listen on {listen}: the port is in use or the host is not ours"
+        ) from error
+
+
+def _clear_socket(path: Path) -> None:
+    """Remove what a killed process left behind; never what a living one serves."""
+    if not path.is_absolute():
+        raise StartError(f"can't listen on {path}: the socket path must be absolute")
+    if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
+        raise StartError(
+            f"can't listen on {path}: longer than {_LONGEST_SOCKET_PATH} bytes; "
+            "use a shorter folder"
+        )
+    if not path.parent.is_dir():
+        raise StartError(f"can't listen on {path}: {path.parent} is no folder")
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise StartError(f"can't listen on {path}: it exists and is no socket")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StartError(f"can't listen on {path}: {error.strerror}") from error
+        else:
+            raise StartError(f"can't listen on {path}: another process serves it")
