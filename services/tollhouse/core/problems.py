@@ -50,7 +50,7 @@ class Kind(Enum):
         return self.value[0]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class Problem(Exception):
     """One failure for one client.
 

@@ -1,0 +1,259 @@
+"""The life of one ext_proc stream, sans-IO: an event in, a command out.
+
+    IDLE ──request headers──▶ IDENTIFIED ──body──▶ RESERVING ──granted──▶ ADMITTED
+      └──▶ ANSWERED              └──▶ REFUSED ◀──refused──┘ └──stream ended──▶ RELEASED
+
+The exchange id leaves with the headers reply, before anything is reserved: whatever
+is lost afterwards, Envoy's ledger names the exchange and it is released. The end of
+the stream says nothing about the answer and never settles.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import assert_never
+
+from tollhouse.core.catalog import Catalog, Model, Operation, Plan
+from tollhouse.core.estimate import estimate
+from tollhouse.core.identity import Principal, covers
+from tollhouse.core.ids import ExchangeId
+from tollhouse.core.limits import Granted, Refused, Reservation
+from tollhouse.core.openai import Request, fit, forwarded, model_list, parse
+from tollhouse.core.problems import Kind, Problem, ProtocolError
+from tollhouse.core.usage import Facts
+
+OPERATIONS = {
+    "/v1/chat/completions": Operation.CHAT,
+    "/v1/completions": Operation.COMPLETIONS,
+}
+"""Paths that reach a model; Envoy's routes are exact and name no others."""
+MODELS_PATH = "/v1/models"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHeaders:
+    """The request line, who sends it, and whether a body follows."""
+
+    method: str
+    path: str
+    principal: Principal
+    has_body: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBody:
+    """The whole body."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationAnswered:
+    """The limiter's verdict."""
+
+    verdict: Granted | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """The ext_proc stream is over, in whatever way."""
+
+
+Event = RequestHeaders | RequestBody | ReservationAnswered | StreamEnded
+
+
+@dataclass(frozen=True, slots=True)
+class Identify:
+    """Answer the headers message: go on, and this is the exchange."""
+
+    exchange_id: ExchangeId
+    principal: Principal
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Ask the limiter, then report ReservationAnswered."""
+
+    reservation: Reservation
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Answer the body message: forward `body` to `cluster`, then hang up with OK.
+
+    `strip`: the meter takes the usage event out, the client did not ask for it.
+    `injected`: the output cap in the body is ours.
+    """
+
+    body: bytes
+    cluster: str
+    strip: bool
+    injected: bool
+    facts: Facts
+    granted: Granted
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Answer the client ourselves, with 200 and this JSON."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Answer the client with a problem."""
+
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give the reservation back: its answer can no longer arrive."""
+
+    reservation: Reservation
+
+
+Command = Identify | Reserve | Admit | Answer | Refuse | Release
+
+
+class State(Enum):
+    """Where an admission stands; the last four are final."""
+
+    IDLE = auto()
+    IDENTIFIED = auto()
+    RESERVING = auto()
+    ADMITTED = auto()
+    ANSWERED = auto()
+    REFUSED = auto()
+    RELEASED = auto()
+
+
+class Admission:
+    """One request on its way to a model."""
+
+    def __init__(self, exchange_id: ExchangeId, catalog: Catalog) -> None:
+        self.state = State.IDLE
+        self._exchange_id = exchange_id
+        self._catalog = catalog
+        self._headers: RequestHeaders | None = None
+        self._request: Request | None = None
+        self._reservation: Reservation | None = None
+
+    def receive(self, event: Event) -> Command | None:
+        """Advance by one event; return what must be done now.
+
+        Raises ProtocolError for an event that can't come now: the caller ends the
+        stream with an error status, and the admission guard answers 503.
+        """
+        try:
+            return self._advance(event)
+        except Problem as problem:
+            self.state = State.REFUSED
+            return Refuse(problem)
+
+    def _advance(self, event: Event) -> Command | None:
+        match self.state, event:
+            case State.IDLE, RequestHeaders():
+                return self._identify(event)
+            case State.IDENTIFIED, RequestBody():
+                return self._reserve(event)
+            case State.RESERVING, ReservationAnswered(Granted() as granted):
+                return self._admit(granted)
+            case State.RESERVING, ReservationAnswered(Refused() as refused):
+                raise over_limit(refused)
+            case State.RESERVING, StreamEnded():
+                self.state = State.RELEASED
+                assert self._reservation is not None
+                return Release(self._reservation)
+            case _, StreamEnded():
+                return None
+            case _, (RequestHeaders() | RequestBody() | ReservationAnswered()):
+                raise ProtocolError(f"{type(event).__name__} in {self.state.name}")
+            case _, unreachable:
+                assert_never(unreachable)
+
+    def _identify(self, event: RequestHeaders) -> Command:
+        if event.path == MODELS_PATH and event.method == "GET":
+            self.state = State.ANSWERED
+            return Answer(model_list(self._visible(event.principal)))
+        if event.path not in OPERATIONS or event.method != "POST":
+            raise ProtocolError(f"no operation for {event.method} on this path")
+        if not event.has_body:
+            raise Problem(Kind.INVALID_REQUEST, "The body must be a JSON object.")
+        self._headers = event
+        self.state = State.IDENTIFIED
+        return Identify(self._exchange_id, event.principal)
+
+    def _reserve(self, event: RequestBody) -> Command:
+        headers = self._headers
+        assert headers is not None
+        principal = headers.principal
+        request = parse(OPERATIONS[headers.path], event.body)
+        model = self._model(request, principal)
+        fit(request, model)
+        plan = self._plan(principal)
+        expected = estimate(request, model)
+        weights = model.weights
+        self._request = request
+        self._reservation = Reservation(
+            exchange_id=self._exchange_id,
+            facts=Facts(
+                tenant=principal.tenant,
+                key_id=principal.key_id,
+                plan=principal.plan,
+                operation=request.operation,
+                requested_model=request.model,
+                served_model=model.name,
+                cluster=model.cluster,
+                provider=model.provider,
+                weights=(weights.input, weights.cached_input, weights.output),
+                reserved_units=expected.units(weights),
+                input_estimate=expected.input_tokens,
+                output_estimate=expected.output_tokens,
+            ),
+            key=plan.key,
+            tenant_model=plan.tenant_model,
+        )
+        self.state = State.RESERVING
+        return Reserve(self._reservation)
+
+    def _admit(self, granted: Granted) -> Command:
+        request, reservation = self._request, self._reservation
+        assert request is not None
+        assert reservation is not None
+        self.state = State.ADMITTED
+        facts = reservation.facts
+        body, injected = forwarded(request, self._catalog.models[facts.served_model])
+        return Admit(
+            body=body,
+            cluster=facts.cluster,
+            strip=request.stream and not request.wants_usage,
+            injected=injected,
+            facts=facts,
+            granted=granted,
+        )
+
+    def _visible(self, principal: Principal) -> list[Model]:
+        return [
+            model
+            for model in self._catalog.models.values()
+            if any(covers(principal, it, model.name) for it in model.operations)
+        ]
+
+    def _model(self, request: Request, principal: Principal) -> Model:
+        model = self._catalog.models.get(request.model)
+        if model is None or not covers(principal, request.operation, request.model):
+            # Alike: a key must not learn which models exist beyond its scopes.
+            raise Problem(
+                Kind.MODEL_NOT_FOUND,
+                "The model does not exist or you do not have access to it.",
+                "model",
+            )
+        return model
+
+    def _plan(self, principal: Principal) -> Plan:
+        plan = self._catalog.plans.get(principal.plan)
+        if plan is None:
+            # Deny by default: no plan, no limits to hold, nothing admitted.
+            raise Problem(Kind.UNAVAILABLE, "This key's plan is not configured.")
+        return plan

@@ -1,0 +1,75 @@
+"""What is on offer: models, plans and their limits, as plain values.
+
+The catalog is read from tollhouse.yaml by `adapters.configuration`; everything that
+decides about an exchange gets it passed in.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tollhouse.core.limits import Allowance
+
+
+class Operation(StrEnum):
+    """What a client asks a model to do; the values are those of usage records."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+
+
+class Provider(StrEnum):
+    """Who serves a model: decides what the forwarded body may contain."""
+
+    TRITON = "triton"
+    """Our frontend beside a Triton."""
+    OPENAI = "openai"
+    """A server that speaks OpenAI's API itself (vLLM, trtllm-serve, …)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Units per token of each type; limits count units."""
+
+    input: int = 1
+    cached_input: int = 0
+    output: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model on offer.
+
+    `context` is the longest input plus output in tokens; `default_output_tokens` is
+    what a request without a cap gets, `max_output_tokens` the largest cap a client
+    may name. `bytes_per_token` turns text into an input estimate.
+    """
+
+    name: str
+    cluster: str
+    provider: Provider
+    operations: frozenset[Operation]
+    context: int
+    default_output_tokens: int
+    max_output_tokens: int
+    weights: Weights
+    bytes_per_token: float
+    inject_default: bool
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The limits of the keys and tenants that are on it."""
+
+    name: str
+    key: Allowance
+    tenant_model: Allowance
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Everything on offer at one moment; replaced whole when the file changes."""
+
+    models: Mapping[str, Model]
+    plans: Mapping[str, Plan]

@@ -1,0 +1,197 @@
+"""What one ledger line means for its exchange.
+
+Envoy writes the ledger (envoy/envoy.yaml, access log): a periodic line every 5 s while
+an exchange runs and one line when it ends. An end line settles what was admitted and
+releases what was not; nothing else does.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from tollhouse.core.ids import created_ms
+from tollhouse.core.usage import Facts, TokenCountSource, TokenUsage, UsageKind
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One ledger line as Envoy writes it; a value Envoy has not is null."""
+
+    type: str
+    exchange: str
+    tenant: str
+    key_id: str
+    started_at: str
+    duration_ms: int | None
+    code: int
+    admitted: bool | None = None
+    facts: str | None = None
+    meter: str | None = None
+    flags: str | None = None
+    upstream_host: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """The meter's view of a response; None where it saw no usage.
+
+    `contents` counts the events that carried output. Times are Unix milliseconds, 0
+    for never.
+    """
+
+    contents: int
+    usage: TokenUsage | None
+    first_ms: int
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The exchange was never admitted: give back what it may have reserved."""
+
+    exchange_id: str
+    tenant: str
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """An admitted exchange runs; these are its counts so far."""
+
+    exchange_id: str
+    facts: Facts
+    usage: TokenUsage
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """An admitted exchange ended; these are its final counts.
+
+    Times are Unix milliseconds. `flags` are Envoy's response flags, empty for a
+    clean end.
+    """
+
+    exchange_id: str
+    facts: Facts
+    kind: UsageKind
+    usage: TokenUsage
+    input_source: TokenCountSource
+    output_source: TokenCountSource
+    started_ms: int
+    first_ms: int
+    ended_ms: int
+    flags: str
+
+
+Entry = Release | Beat | Settlement
+
+_decode = msgspec.json.Decoder(Line).decode
+_START = b'{"'
+
+
+def parse(raw: bytes) -> Line:
+    """Read one line, without its newline. Raises ValueError for anything else.
+
+    An Envoy that was killed can leave half a line, and the next Envoy appends to it:
+    the whole line after the fragment still counts.
+    """
+    start = 0
+    while True:
+        try:
+            return _decode(raw[start:] if start else raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            start = raw.find(_START, start + 1)
+            if start < 0:
+                raise ValueError("not a ledger line") from error
+
+
+def judge(line: Line) -> Entry | None:
+    """Say what the line asks for; None for a periodic line before admission.
+
+    Raises ValueError when an admitted line lacks what a record needs.
+    """
+    ended = line.type == "DownstreamEnd"
+    if not line.admitted:
+        return Release(line.exchange, line.tenant, line.key_id) if ended else None
+    if line.facts is None:
+        raise ValueError("an admitted line without facts")
+    facts = Facts.decode(line.facts)
+    metered = read_meter(line.meter)
+    if not ended:
+        return Beat(line.exchange, facts, _counted(metered, facts)[0])
+    kind, usage, input_source, output_source = _final(line, facts, metered)
+    started_ms = round(float(line.started_at) * 1000)
+    return Settlement(
+        exchange_id=line.exchange,
+        facts=facts,
+        kind=kind,
+        usage=usage,
+        input_source=input_source,
+        output_source=output_source,
+        started_ms=started_ms,
+        first_ms=metered.first_ms if metered else 0,
+        ended_ms=max(
+            created_ms(line.exchange), started_ms + (line.duration_ms or 0)
+        ),
+        flags=line.flags or "",
+    )
+
+
+def read_meter(text: str | None) -> Metered | None:
+    """Read the meter's packed string (envoy/meter.lua, `pack`)."""
+    if not text:
+        return None
+    kind, _, contents, _, input_, output, cached, reasoning, first, _, flags = (
+        text.split(",")
+    )
+    if kind == "enc":
+        return Metered(0, None, 0, finished=False)
+    usage = None
+    if input_ != "-" or output != "-":
+        usage = TokenUsage(
+            input_tokens=_count(input_),
+            output_tokens=_count(output),
+            cached_input_tokens=_count(cached),
+            reasoning_tokens=_count(reasoning),
+        )
+    return Metered(
+        contents=sum(_count(choice) for choice in contents.split(":")),
+        usage=usage,
+        first_ms=int(first),
+        finished="F" in flags,
+    )
+
+
+_Counts = tuple[TokenUsage, TokenCountSource, TokenCountSource]
+_FinalCounts = tuple[UsageKind, TokenUsage, TokenCountSource, TokenCountSource]
+
+
+def _final(line: Line, facts: Facts, metered: Metered | None) -> _FinalCounts:
+    succeeded = 200 <= line.code < 300
+    backend = TokenCountSource.BACKEND
+    if not _reached_a_host(line) or (line.code and not succeeded):
+        # Nothing ran, or the backend refused or failed: nobody pays for an error.
+        return UsageKind.FINAL, TokenUsage(), backend, backend
+    counts = _counted(metered, facts)
+    finished = succeeded and metered is not None and metered.finished
+    return UsageKind.FINAL if finished else UsageKind.PARTIAL, *counts
+
+
+def _counted(metered: Metered | None, facts: Facts) -> _Counts:
+    """The backend's counts where it gave some, else events and the input estimate."""
+    estimate = TokenCountSource.ESTIMATE
+    if metered is not None and metered.usage is not None:
+        backend = TokenCountSource.BACKEND
+        return metered.usage, backend, backend
+    contents = metered.contents if metered else 0
+    usage = TokenUsage(input_tokens=facts.input_estimate, output_tokens=contents)
+    return usage, estimate, TokenCountSource.METER
+
+
+def _reached_a_host(line: Line) -> bool:
+    # UF: the connection failed, so no byte of the request was sent (Envoy's access
+    # log documentation, RESPONSE_FLAGS).
+    return line.upstream_host is not None and "UF" not in (line.flags or "").split(",")
+
+
+def _count(text: str) -> int:
+    return 0 if text in ("-", "") else int(text)

@@ -1,0 +1,26 @@
+"""Settings of the extproc process."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read once, at start, from the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="TOLLHOUSE_", frozen=True)
+
+    listen: str = Field(description="where Envoy finds us: unix:/path or host:port")
+    redis_url: str = Field(description="Redis of limits, leases and outbox")
+    config: Path = Field(description="tollhouse.yaml: models and plans")
+    admission_proof_file: Path = Field(
+        description="file with the value Envoy's backend routes require"
+    )
+    ledger: Path = Field(description="the ledger file Envoy writes")
+    billing_target: str = Field(description="gRPC target of the billing aggregator")
+    node: str = Field("local", description="name of the Envoy whose ledger this is")
+    worker: str = Field(
+        "extproc-0", description="name of this worker, the same over its restarts"
+    )
+    log_level: str = Field("info", description="debug, info, warning or error")

@@ -1,0 +1,138 @@
+"""ext_proc messages ↔ the admission's events and commands.
+
+The only module of this service that touches protobuf field by field. Header values
+travel in `raw_value`: Envoy takes `value` for an empty header (ext_proc's
+HeaderValue contract).
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+from tollhouse.core.admission import Admit, Answer, Identify, RequestBody, RequestHeaders
+from tollhouse.core.identity import Principal, parse_scopes
+from tollhouse.core.limits import ratelimit_headers
+from tollhouse.core.problems import Problem, ProtocolError
+from tollhouse.pb.envoy.config.core.v3 import base_pb2 as core_pb
+from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
+
+_PRINCIPAL = "envoy.filters.http.ext_authz"
+_OVERWRITE = core_pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+
+
+def from_pb_request(
+    message: ext_proc.ProcessingRequest,
+) -> RequestHeaders | RequestBody:
+    """Read a message. Raises ProtocolError for one the edge is not set up to send."""
+    match message.WhichOneof("request"):
+        case "request_headers":
+            return _headers(message)
+        case "request_body" if message.request_body.end_of_stream:
+            return RequestBody(message.request_body.body)
+        case kind:
+            raise ProtocolError(f"unexpected ext_proc message: {kind}")
+
+
+def to_pb_identify(command: Identify) -> ext_proc.ProcessingResponse:
+    """The headers reply: go on, and put the exchange where the ledger sees it."""
+    response = ext_proc.ProcessingResponse()
+    response.request_headers.response.status = ext_proc.CommonResponse.CONTINUE
+    exchange = response.dynamic_metadata.fields["tollhouse"].struct_value.fields
+    exchange["exchange"].string_value = command.exchange_id
+    exchange["tenant"].string_value = command.principal.tenant
+    exchange["key_id"].string_value = command.principal.key_id
+    return response
+
+
+def to_pb_admit(
+    command: Admit, exchange_id: str, proof: bytes
+) -> ext_proc.ProcessingResponse:
+    """The body reply: the judged body, the way to the cluster, the proof."""
+    headers = {
+        "x-tollhouse-admitted": proof,
+        "x-tollhouse-cluster": command.cluster.encode(),
+        "x-tollhouse-exchange": exchange_id.encode(),
+        # A replaced body of another length is a 500 unless this follows it.
+        "content-length": b"%d" % len(command.body),
+    }
+    if command.injected:
+        headers["x-tollhouse-default-max-tokens"] = b"true"
+    response = ext_proc.ProcessingResponse()
+    common = response.request_body.response
+    common.clear_route_cache = True
+    common.body_mutation.body = command.body
+    common.header_mutation.set_headers.extend(_header_options(headers))
+    metadata = response.dynamic_metadata.fields
+    exchange = metadata["tollhouse"].struct_value.fields
+    exchange["admitted"].bool_value = True
+    exchange["strip"].bool_value = command.strip
+    exchange["facts"].string_value = command.facts.encode()
+    limits = metadata["tollhouse.ratelimit"].struct_value.fields
+    for name, value in ratelimit_headers(command.granted).items():
+        limits[name].string_value = value
+    return response
+
+
+def to_pb_answer(command: Answer) -> ext_proc.ProcessingResponse:
+    """Our own 200."""
+    return _immediate(200, command.body, {})
+
+
+def to_pb_problem(problem: Problem) -> ext_proc.ProcessingResponse:
+    """Our own refusal, in OpenAI's error shape."""
+    return _immediate(problem.status, problem.body(), problem.headers)
+
+
+def _immediate(
+    status: int, body: bytes, headers: Mapping[str, str]
+) -> ext_proc.ProcessingResponse:
+    response = ext_proc.ProcessingResponse()
+    immediate = response.immediate_response
+    immediate.status.code = status  # type: ignore[assignment]  # HTTP's numbers
+    immediate.body = body
+    values = {name: value.encode() for name, value in headers.items()}
+    values["content-type"] = b"application/json"
+    immediate.headers.set_headers.extend(_header_options(values))
+    return response
+
+
+def _header_options(headers: Mapping[str, bytes]) -> list[core_pb.HeaderValueOption]:
+    return [
+        core_pb.HeaderValueOption(
+            header=core_pb.HeaderValue(key=name, raw_value=value),
+            append_action=_OVERWRITE,
+        )
+        for name, value in headers.items()
+    ]
+
+
+def _headers(message: ext_proc.ProcessingRequest) -> RequestHeaders:
+    method = path = ""
+    for header in message.request_headers.headers.headers:
+        if header.key == ":path":
+            path = header.raw_value.decode("latin-1").partition("?")[0]
+        elif header.key == ":method":
+            method = header.raw_value.decode("latin-1")
+    return RequestHeaders(
+        method=method,
+        path=path,
+        principal=_principal(message.metadata_context),
+        has_body=not message.request_headers.end_of_stream,
+    )
+
+
+def _principal(metadata: core_pb.Metadata) -> Principal:
+    if _PRINCIPAL not in metadata.filter_metadata:
+        raise ProtocolError("no principal: ext_authz is missing from the filter chain")
+    fields = metadata.filter_metadata[_PRINCIPAL].fields
+    return principal(
+        fields["tenant"].string_value,
+        fields["key_id"].string_value,
+        fields["plan"].string_value,
+        fields["scopes"].string_value,
+    )
+
+
+@lru_cache(maxsize=4096)
+def principal(tenant: str, key_id: str, plan: str, scopes: str) -> Principal:
+    """The caller as authz described it; parsed once per key."""
+    return Principal(tenant, key_id, plan, parse_scopes(scopes))

@@ -1,0 +1,116 @@
+"""Turns ledger lines into settlements, and expired leases into records.
+
+One settler per Envoy is at work, whoever holds the ledger's lock. The position is
+committed after the lines are done, so a settler that is killed repeats, and while
+Redis is away it stands still: the ledger is the spool.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+
+from tollhouse.adapters.ledger import LedgerReader
+from tollhouse.adapters.redis.client import Redis
+from tollhouse.adapters.redis.limiter import Limiter
+from tollhouse.adapters.redis.positions import Positions
+from tollhouse.core.ledger import Beat, Release, Settlement, judge, parse
+from tollhouse.core.problems import Unavailable
+
+log = structlog.get_logger()
+
+_T = TypeVar("_T")
+
+POLL_SECONDS = 0.05
+LOCK_SECONDS = 1.0
+RETRY_SECONDS = 0.25
+REAP_SECONDS = 5.0
+GRACE_SECONDS = 10.0
+"""How long Redis must be back before leases count as expired: two beats, so that
+every settler has told it about the exchanges that still run."""
+
+
+class Settler:
+    """The loop over one ledger."""
+
+    def __init__(
+        self,
+        reader: LedgerReader,
+        positions: Positions,
+        limiter: Limiter,
+        redis: Redis,
+        settled: Callable[[set[int]], None],
+    ) -> None:
+        self._reader = reader
+        self._positions = positions
+        self._limiter = limiter
+        self._redis = redis
+        self._settled = settled
+        self._caught_up = False
+
+    async def read(self) -> None:
+        """Follow the ledger for as long as the process lives."""
+        while not self._reader.lock():
+            await asyncio.sleep(LOCK_SECONDS)
+        self._reader.seek(await self._until_available(self._positions.load))
+        log.info("ledger.opened", offset=self._reader.position.offset)
+        while True:
+            lines = self._reader.read()
+            if lines:
+                await self._settle(lines)
+                position = self._reader.position
+                await self._until_available(lambda: self._positions.save(position))
+            else:
+                self._caught_up = True
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def reap(self) -> None:
+        """Close exchanges whose Envoy is gone, once our own ledger is read."""
+        while True:
+            await asyncio.sleep(REAP_SECONDS)
+            since = self._redis.connected_since
+            if not self._caught_up or since is None:
+                continue
+            if time.monotonic() - since < GRACE_SECONDS:
+                continue
+            try:
+                shards = await self._limiter.reap_expired()
+            except Unavailable as error:
+                log.warning("reap.failed", reason=str(error))
+            else:
+                self._settled(shards)
+
+    async def _settle(self, lines: list[bytes]) -> None:
+        releases: list[Release] = []
+        beats: list[Beat] = []
+        settlements: list[Settlement] = []
+        for raw in lines:
+            try:
+                entry = judge(parse(raw))
+            except ValueError as error:
+                # Text we can't read names no exchange; its lease expires and it is
+                # reaped, so it is still billed once.
+                log.error("ledger.line_unreadable", reason=str(error), bytes=len(raw))
+                continue
+            match entry:
+                case Release():
+                    releases.append(entry)
+                case Beat():
+                    beats.append(entry)
+                case Settlement():
+                    settlements.append(entry)
+        shards = await self._until_available(
+            lambda: self._limiter.apply(releases, beats, settlements)
+        )
+        self._settled(shards)
+
+    async def _until_available(self, step: Callable[[], Awaitable[_T]]) -> _T:
+        while True:
+            try:
+                return await step()
+            except Unavailable as error:
+                self._caught_up = False
+                log.warning("ledger.waiting", reason=str(error))
+                await asyncio.sleep(RETRY_SECONDS)

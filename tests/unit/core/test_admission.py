@@ -1,0 +1,266 @@
+"""One ext_proc stream, from the request line to the hang-up."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tollhouse.core.admission import (
+    Admission,
+    Admit,
+    Answer,
+    Identify,
+    Refuse,
+    Release,
+    RequestBody,
+    RequestHeaders,
+    ReservationAnswered,
+    Reserve,
+    State,
+    StreamEnded,
+)
+from tollhouse.core.catalog import Catalog, Model, Operation, Plan, Provider, Weights
+from tollhouse.core.identity import Principal, parse_scopes
+from tollhouse.core.ids import exchange_id
+from tollhouse.core.limits import Allowance, Granted, Refused
+from tollhouse.core.problems import Kind, ProtocolError
+
+ID = exchange_id(1_700_000_000_000, b"0123456789")
+ALLOWANCE = Allowance(requests_per_minute=60, units_per_minute=1000, concurrent=2)
+
+
+def model(name, *operations):
+    return Model(
+        name=name,
+        cluster=f"{name}-cluster",
+        provider=Provider.TRITON,
+        operations=frozenset(operations),
+        context=4096,
+        default_output_tokens=256,
+        max_output_tokens=1024,
+        weights=Weights(input=1, cached_input=0, output=5),
+        bytes_per_token=4.0,
+        inject_default=True,
+        created=0,
+    )
+
+
+CATALOG = Catalog(
+    models={
+        "tiny": model("tiny", Operation.CHAT, Operation.COMPLETIONS),
+        "large": model("large", Operation.CHAT),
+    },
+    plans={"demo": Plan("demo", ALLOWANCE, ALLOWANCE)},
+)
+
+
+def headers(
+    scopes="chat:write models:read",
+    *,
+    path="/v1/chat/completions",
+    method="POST",
+    plan="demo",
+    has_body=True,
+):
+    principal = Principal("acme", "key", plan, parse_scopes(scopes))
+    return RequestHeaders(method, path, principal, has_body)
+
+
+def body(**fields):
+    chat = {"model": "tiny", "messages": [{"role": "user", "content": "x" * 40}]}
+    return RequestBody(json.dumps(chat | fields).encode())
+
+
+def admission():
+    return Admission(ID, CATALOG)
+
+
+def reserving(**fields):
+    started = admission()
+    started.receive(headers())
+    reserve = started.receive(body(**fields))
+    assert isinstance(reserve, Reserve)
+    return started, reserve.reservation
+
+
+def refused(started, event):
+    command = started.receive(event)
+    assert isinstance(command, Refuse)
+    assert State.REFUSED is started.state
+    return command.problem
+
+
+def test_the_exchange_is_known_before_anything_is_reserved(granted):
+    """Whatever is lost later, the ledger can name what to release."""
+    started = admission()
+
+    assert Identify(ID, headers().principal) == started.receive(headers())
+    assert isinstance(started.receive(body()), Reserve)
+    assert isinstance(started.receive(ReservationAnswered(granted)), Admit)
+    assert State.ADMITTED is started.state
+
+
+def test_reserves_prompt_and_output_by_the_models_weights():
+    """40 bytes are 10 tokens, 4 for the message; 100 of output at weight 5."""
+    _, reservation = reserving(max_tokens=100, n=2)
+
+    facts = reservation.facts
+    assert (14, 200, 14 + 200 * 5) == (
+        facts.input_estimate,
+        facts.output_estimate,
+        facts.reserved_units,
+    )
+    assert (ID, "acme", "key", (1, 0, 5)) == (
+        reservation.exchange_id,
+        facts.tenant,
+        facts.key_id,
+        facts.weights,
+    )
+
+
+def test_reserves_the_default_where_the_cap_promises_more():
+    """Clients name thousands and get hundreds; the rest is charged as it happens."""
+    _, reservation = reserving(max_tokens=1024)
+
+    assert 256 == reservation.facts.output_estimate
+
+
+def test_admits_what_was_judged(granted):
+    """The body that goes on is the one that was read, with usage forced."""
+    started, _ = reserving(stream=True)
+
+    admit = started.receive(ReservationAnswered(granted))
+
+    assert isinstance(admit, Admit)
+    assert ("tiny-cluster", True, True) == (admit.cluster, admit.strip, admit.injected)
+    assert True is json.loads(admit.body)["stream_options"]["include_usage"]
+
+
+def test_leaves_the_usage_event_to_a_client_that_asked(granted):
+    """The meter strips only what the client did not want."""
+    started, _ = reserving(stream=True, stream_options={"include_usage": True})
+
+    admit = started.receive(ReservationAnswered(granted))
+
+    assert isinstance(admit, Admit)
+    assert not admit.strip
+
+
+@pytest.mark.parametrize(
+    ("scopes", "name"),
+    [
+        ("chat:write", "nothing"),
+        ("chat:write=other-*", "tiny"),
+        ("completions:write models:read", "tiny"),
+    ],
+)
+def test_an_unknown_and_a_hidden_model_look_alike(scopes, name):
+    """A key must not learn which models exist beyond its scopes."""
+    started = admission()
+    started.receive(headers(scopes))
+
+    problem = refused(started, body(model=name))
+
+    assert (Kind.MODEL_NOT_FOUND, "model") == (problem.kind, problem.param)
+    other = admission()
+    other.receive(headers(scopes))
+    assert problem.body() == refused(other, body(model="never-was")).body()
+
+
+def test_lists_only_what_the_key_may_use():
+    """GET /v1/models is answered from the headers alone."""
+    answer = admission().receive(
+        headers("chat:write=lar*", path="/v1/models", method="GET", has_body=False)
+    )
+
+    assert isinstance(answer, Answer)
+    assert ["large"] == [it["id"] for it in json.loads(answer.body)["data"]]
+
+
+def test_refuses_a_body_that_does_not_come():
+    """Envoy sends no body message for an empty POST: waiting would hang."""
+    problem = refused(admission(), headers(has_body=False))
+
+    assert 400 == problem.status
+
+
+def test_refuses_a_plan_that_is_not_configured():
+    """Without limits to hold, nothing is admitted."""
+    started = admission()
+    started.receive(headers(plan="gone"))
+
+    assert Kind.UNAVAILABLE is refused(started, body()).kind
+
+
+def test_names_the_limit_that_refused(denied):
+    """A client can act only on a limit it knows."""
+    started, _ = reserving()
+
+    problem = refused(started, ReservationAnswered(denied))
+
+    assert 429 == problem.status
+    assert "requests" in problem.message
+    assert "retry-after" in {name.lower() for name in problem.headers}
+
+
+def test_a_stream_that_ends_while_reserving_gives_back():
+    """The reply can no longer arrive, so nothing may stay reserved."""
+    started, reservation = reserving()
+
+    assert Release(reservation) == started.receive(StreamEnded())
+
+
+def test_the_end_says_nothing_after_admission(granted):
+    """Only the ledger settles."""
+    started, _ = reserving()
+    started.receive(ReservationAnswered(granted))
+
+    assert started.receive(StreamEnded()) is None
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/models/x", "/v1/chat/completions/"])
+def test_a_path_it_does_not_know_is_a_fault_of_ours(path):
+    """Envoy's routes name every path; a judge without a case must not pass it."""
+    with pytest.raises(ProtocolError):
+        admission().receive(headers(path=path))
+
+
+EVENTS = st.sampled_from(
+    ["headers", "empty", "models", "body", "garbage", "granted", "refused", "ended"]
+)
+
+
+@given(events=st.lists(EVENTS, max_size=8))
+def test_admits_at_most_once_and_only_what_was_reserved(events, granted, denied):
+    """Any order of events: never an admission without a granted reservation."""
+    made = {
+        "headers": headers(),
+        "empty": headers(has_body=False),
+        "models": headers(path="/v1/models", method="GET"),
+        "body": body(),
+        "garbage": RequestBody(b"{"),
+        "granted": ReservationAnswered(granted),
+        "refused": ReservationAnswered(denied),
+        "ended": StreamEnded(),
+    }
+    started, done = admission(), []
+    for name in events:
+        try:
+            command = started.receive(made[name])
+        except ProtocolError:
+            continue
+        if command is not None:
+            done.append(type(command))
+
+    assert done in (
+        [],
+        [Answer],
+        [Refuse],
+        [Identify],
+        [Identify, Refuse],
+        [Identify, Reserve],
+        [Identify, Reserve, Admit],
+        [Identify, Reserve, Refuse],
+        [Identify, Reserve, Release],
+    )

@@ -1,0 +1,188 @@
+"""What a ledger line means for its exchange."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tollhouse.core.ids import exchange_id
+from tollhouse.core.ledger import Beat, Release, Settlement, judge, parse
+from tollhouse.core.usage import Facts, TokenCountSource, TokenUsage, UsageKind
+
+STARTED = 1_700_000_000_123
+ID = exchange_id(STARTED + 2, b"0123456789")
+FACTS = Facts(
+    tenant="acme",
+    key_id="k",
+    plan="demo",
+    operation="chat",
+    requested_model="m",
+    served_model="m",
+    cluster="c",
+    provider="triton",
+    weights=(1, 0, 5),
+    reserved_units=100,
+    input_estimate=40,
+    output_estimate=12,
+)
+NOTHING = TokenUsage()
+COUNTED = TokenUsage(
+    input_tokens=11, output_tokens=22, cached_input_tokens=3, reasoning_tokens=4
+)
+BACKEND, METER, ESTIMATE = (
+    TokenCountSource.BACKEND,
+    TokenCountSource.METER,
+    TokenCountSource.ESTIMATE,
+)
+METERED = "sse,9,7,1,11,22,3,4,1700000000200,1700000000900,DF"
+
+
+def line(**changes):
+    values = {
+        "type": "DownstreamEnd",
+        "exchange": ID,
+        "tenant": "acme",
+        "key_id": "k",
+        "admitted": True,
+        "facts": FACTS.encode(),
+        "meter": METERED,
+        "started_at": "1700000000.123",
+        "duration_ms": 1000,
+        "code": 200,
+        "flags": None,
+        "details": "via_upstream",
+        "upstream_cluster": "c",
+        "upstream_host": "127.0.0.1:8000",
+        "request_id": "r",
+        "trace_id": None,
+    }
+    return json.dumps(values | changes).encode()
+
+
+def judged(**changes):
+    return judge(parse(line(**changes)))
+
+
+def counts(**changes):
+    entry = judged(**changes)
+    assert isinstance(entry, Settlement)
+    return entry.kind, entry.usage, entry.input_source, entry.output_source
+
+
+class TestEnd:
+    def test_settles_what_was_admitted(self):
+        """The end line carries all a record needs."""
+        assert Settlement(
+            exchange_id=ID,
+            facts=FACTS,
+            kind=UsageKind.FINAL,
+            usage=COUNTED,
+            input_source=BACKEND,
+            output_source=BACKEND,
+            started_ms=STARTED,
+            first_ms=1_700_000_000_200,
+            ended_ms=STARTED + 1000,
+            flags="",
+        ) == judged()
+
+    def test_releases_what_was_not(self):
+        """Without `admitted` the reply was lost: all is given back, no record."""
+        assert Release(ID, "acme", "k") == judged(admitted=None, facts=None)
+
+    def test_never_ends_before_the_exchange_began(self):
+        """A stepped clock must not bill an hour before the id's."""
+        entry = judged(started_at="1600000000.000")
+
+        assert STARTED + 2 == entry.ended_ms
+
+    def test_keeps_the_flags(self):
+        """Why a stream was cut is part of the record."""
+        assert "DC" == judged(flags="DC", meter=METERED[:-1]).flags
+
+
+class TestKind:
+    def test_without_the_meters_end_it_is_partial(self):
+        """Client left, upstream reset, time limit, meter error."""
+        assert (UsageKind.PARTIAL, COUNTED, BACKEND, BACKEND) == counts(
+            meter=METERED.removesuffix("DF")
+        )
+
+    def test_counts_events_where_no_usage_came(self):
+        """Events are a count from below; the input stays estimated."""
+        usage = TokenUsage(input_tokens=40, output_tokens=12)
+
+        assert (UsageKind.PARTIAL, usage, ESTIMATE, METER) == counts(
+            meter="sse,14,7:5,0,-,-,-,-,1,2,"
+        )
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"meter": None},
+            {"meter": None, "code": 0, "flags": "DC"},
+            {"meter": "enc,0,0,0,-,-,-,-,0,0,X"},
+            {"meter": "json,0,0,0,-,-,-,-,0,0,"},
+        ],
+    )
+    def test_before_the_first_token_only_the_input_counts(self, changes):
+        """A host was tried, so the prompt was read."""
+        usage = TokenUsage(input_tokens=40)
+
+        assert (UsageKind.PARTIAL, usage, ESTIMATE, METER) == counts(**changes)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"code": 503, "upstream_host": None, "flags": "UH", "meter": None},
+            {"code": 503, "flags": "UF", "meter": None},
+            {"code": 503, "flags": "URX,UF", "meter": None},
+            {"code": 0, "upstream_host": None, "flags": "DC", "meter": None},
+        ],
+    )
+    def test_without_a_host_nothing_counts(self, changes):
+        """No byte reached a backend: zero, and it is a value."""
+        assert (UsageKind.FINAL, NOTHING, BACKEND, BACKEND) == counts(**changes)
+
+    @pytest.mark.parametrize("code", [400, 404, 429, 500, 502, 503, 504])
+    def test_an_error_is_not_sold(self, code):
+        """The backend refused or failed: zero."""
+        assert (UsageKind.FINAL, NOTHING, BACKEND, BACKEND) == counts(
+            code=code, meter=None
+        )
+
+    def test_a_zero_of_the_backend_is_a_value(self):
+        """An explicit zero is not a missing usage."""
+        assert (UsageKind.FINAL, NOTHING, BACKEND, BACKEND) == counts(
+            meter="json,0,0,1,0,0,-,-,0,0,F"
+        )
+
+
+class TestPeriodic:
+    def test_beats_while_it_runs(self):
+        """The lease is extended and the counts are checkpointed."""
+        assert Beat(ID, FACTS, COUNTED) == judged(type="DownstreamPeriodic", code=200)
+
+    def test_says_nothing_before_admission(self):
+        """A held admission has nothing to beat for."""
+        entry = judged(type="DownstreamPeriodic", admitted=None, facts=None, meter=None)
+
+        assert entry is None
+
+
+class TestText:
+    @given(st.integers(min_value=1, max_value=len(line()) - 1))
+    def test_finds_the_line_behind_a_fragment(self, cut):
+        """A killed Envoy leaves half a line; the next one's first line counts."""
+        assert parse(line()) == parse(line(code=500)[:cut] + line())
+
+    @pytest.mark.parametrize("raw", [b"", b"{}", b"\x00" * 9, b"[]", line()[:-1]])
+    def test_refuses_what_is_no_line(self, raw):
+        """Rubbish is reported, never guessed at."""
+        with pytest.raises(ValueError, match="not a ledger line"):
+            parse(raw)
+
+    def test_refuses_an_admitted_line_without_facts(self):
+        """Nothing could be billed from it: say so instead of billing nobody."""
+        with pytest.raises(ValueError, match="facts"):
+            judged(facts=None)
