@@ -24,7 +24,12 @@ fail() {
   exit "$1"
 }
 
-has_python_module() { "$python" -c "import $1" 2>/dev/null; }
+# numpy<2, which Triton's Python stub needs, has no build for 3.13.
+has_python_version() {
+  "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'
+}
+
+has_ensurepip() { "$python" -c 'from ensurepip import version' 2>/dev/null; }
 
 # Triton's Python stub links to libpython, which Debian's python3 does without.
 has_libpython() {
@@ -47,7 +52,7 @@ missing_packages() {
     packages+=(python3 python3-venv libpython3.11)
   else
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-    has_python_module ensurepip || packages+=(python3-venv)
+    has_ensurepip || packages+=(python3-venv)
     ! is_triton_platform || has_libpython || packages+=("libpython$version")
   fi
   echo "${packages[*]}"
@@ -55,11 +60,11 @@ missing_packages() {
 
 check_prerequisites() {
   local missing
+  ! command -v "$python" >/dev/null || has_python_version ||
+    fail 2 "$("$python" --version) is not 3.11 or 3.12: name one that is with PYTHON=..."
   missing=$(missing_packages)
   [[ -z $missing ]] ||
     fail 2 "missing: ${missing// /, }. Install with: apt-get install $missing"
-  "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' ||
-    fail 2 "$("$python" --version) is not 3.11 or 3.12: name one that is with PYTHON=..."
 }
 
 # A step is done when its folder holds a mark with the fingerprint of what decides its
@@ -78,10 +83,14 @@ install_locked() {
     fail 1 "could not install $2: see above"
 }
 
-# A virtual environment at $1; one that moved or lost its interpreter is made anew.
+# A virtual environment at $1, made anew where the checkout moved (its scripts name
+# their place) or the interpreter is another.
 make_venv() {
-  if [[ $("$1/bin/python3" -c 'import sys; print(sys.prefix)' 2>/dev/null) != "$1" ]]; then
+  local made_for
+  made_for="$1 $("$python" -c 'import sys; print(sys.base_prefix, sys.version)')"
+  if [[ ! -f $1/.made-for || $(<"$1/.made-for") != "$made_for" ]]; then
     "$python" -m venv --clear "${@:2}" "$1" || fail 1 "could not create $1: see above"
+    printf '%s\n' "$made_for" >"$1/.made-for"
   fi
 }
 
@@ -89,7 +98,7 @@ set_up_gateway() {
   local mark
   mark=$(fingerprint pyproject.toml requirements-uv.lock requirements-dev.lock)
   if is_done "$venv" "$mark"; then return; fi
-  say "creating the Python environment .venv"
+  say "preparing the Python environment .venv"
   make_venv "$venv"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     --require-hashes --no-deps -r requirements-uv.lock ||
@@ -121,7 +130,7 @@ set_up_engine() {
   local mark
   mark=$(fingerprint requirements-engine.lock)
   if is_done "$engine_venv" "$mark"; then return; fi
-  say "creating the model's Python environment ${engine_venv#"$PWD/"}"
+  say "preparing the model's Python environment ${engine_venv#"$PWD/"}"
   make_venv "$engine_venv" --without-pip
   install_locked "$engine_venv/bin/python3" requirements-engine.lock
   mark_done "$engine_venv" "$mark"
