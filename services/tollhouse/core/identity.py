@@ -1,0 +1,209 @@
+"""Who is calling and what that allows: keys, scopes, principals.
+
+A key is `th_<key id>_<secret>`. Its key id is public and names it in lists, logs and
+usage; the whole text is a secret that nothing here keeps.
+
+A scope is `operation:action`, or `operation:action=pattern` for some models only. In
+a pattern `*` stands for any run of characters, none included; everything else stands
+for itself: `chat:write=tiny-*` covers `tiny-chat` and `tiny-`, not `my-tiny-chat`.
+There is no other wildcard and no way to exclude a model. Scopes only ever add.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+KEY_ID_LENGTH: Final = 12
+KEY_ID_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
+SECRET_LENGTH: Final = 43  # of 62 letters: 256 bits
+SECRET_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"  # noqa: S105
+
+_KEY = re.compile(r"th_([a-z0-9]{12})_[A-Za-z0-9]{43}")
+_KEY_ID = re.compile(r"[a-z0-9]{12}")
+# RFC 6750 §2.1 b64token, bounded: a JWT is long. Envoy joins repeated headers with a
+# comma, which is not among these letters, so two credentials are none.
+_BEARER = re.compile(r"Bearer ([A-Za-z0-9._~+/=-]{20,4096})")
+_TENANT = re.compile(r"[a-z0-9-]{1,64}")
+_SCOPE = re.compile(r"([a-z]+):([a-z]+)(?:=([A-Za-z0-9*][A-Za-z0-9._:/*-]{0,127}))?")
+
+
+class Permission(StrEnum):
+    """What a scope may name: every operation and action there is."""
+
+    CHAT_WRITE = "chat:write"
+    COMPLETIONS_WRITE = "completions:write"
+    EMBEDDINGS_WRITE = "embeddings:write"
+    INFER_WRITE = "infer:write"
+    MODELS_READ = "models:read"
+    USAGE_READ = "usage:read"
+
+
+DEFAULT_SCOPES: Final = (
+    f"{Permission.CHAT_WRITE} {Permission.COMPLETIONS_WRITE} {Permission.MODELS_READ}"
+)
+
+# The one table of what a request needs. A path that is not in it needs a valid key
+# only: Envoy has no backend route for it and answers 404 or 405.
+_NEEDED: Final = {
+    ("POST", "/v1/chat/completions"): Permission.CHAT_WRITE,
+    ("POST", "/v1/completions"): Permission.COMPLETIONS_WRITE,
+    ("GET", "/v1/models"): Permission.MODELS_READ,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One permission, for every model or for those a pattern covers."""
+
+    operation: str
+    action: str
+    pattern: str | None = None
+
+    def __str__(self) -> str:
+        limited = "" if self.pattern is None else f"={self.pattern}"
+        return f"{self.permission}{limited}"
+
+    @property
+    def permission(self) -> str:
+        """The scope without its pattern."""
+        return f"{self.operation}:{self.action}"
+
+    def covers(self, model: str) -> bool:
+        """Whether the scope reaches this model."""
+        return self.pattern is None or _matches(self.pattern, model)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The authenticated caller."""
+
+    tenant: str
+    key_id: str
+    plan: str
+    scopes: tuple[Scope, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A key that exists and is not revoked, as it was when it was looked up.
+
+    `expires_at` is Unix seconds, None for never.
+    """
+
+    principal: Principal
+    expires_at: float | None
+    is_suspended: bool
+
+    def is_expired(self, now: float) -> bool:
+        """Whether the key is no longer good; `now` is Unix seconds."""
+        return self.expires_at is not None and now >= self.expires_at
+
+
+def needed(method: str, path: str) -> Permission | None:
+    """The permission a request needs, None where a valid key is enough.
+
+    `path` may carry a query string. Compared exactly: what Envoy routes to a backend
+    it routes by exact path too.
+    """
+    return _NEEDED.get((method, path.partition("?")[0]))
+
+
+def may(principal: Principal, permission: str) -> bool:
+    """Whether the principal holds a permission, for whatever models."""
+    return any(scope.permission == permission for scope in principal.scopes)
+
+
+def covers(principal: Principal, operation: str, model: str) -> bool:
+    """Whether the principal may do an operation (`chat`, `completions`) on a model."""
+    return any(
+        scope.operation == operation and scope.action == "write" and scope.covers(model)
+        for scope in principal.scopes
+    )
+
+
+def parse_scopes(text: str) -> tuple[Scope, ...]:
+    """Read space-separated scopes. Raises ValueError naming the one that is wrong.
+
+    A permission we don't know is kept and allows nothing: a worker of an older
+    release reads keys that a newer one made.
+    """
+    return tuple(_parse_scope(part) for part in text.split())
+
+
+def check_scopes(scopes: Iterable[str]) -> str:
+    """Join scopes for a new key. Raises ValueError for one that can't be meant."""
+    known = [str(permission) for permission in Permission]
+    parsed = [_parse_scope(part) for text in scopes for part in text.split()]
+    for scope in parsed:
+        if scope.permission not in known:
+            raise ValueError(
+                f"unknown scope {scope.permission!r}; known: {', '.join(known)}"
+            )
+    if not parsed:
+        raise ValueError(f"a key needs at least one scope; known: {', '.join(known)}")
+    return " ".join(dict.fromkeys(str(scope) for scope in parsed))
+
+
+def key_of(authorization: str) -> str | None:
+    """The API key in an Authorization header's value, None if there is none.
+
+    Never takes one of several, never trims: what is not exactly `Bearer <key>` is no
+    key.
+    """
+    bearer = _BEARER.fullmatch(authorization)
+    if bearer is None or _KEY.fullmatch(bearer[1]) is None:
+        return None
+    return bearer[1]
+
+
+def key_id_of(key: str) -> str:
+    """The public part of a key. Raises ValueError, without the text, for no key."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        raise ValueError("not an API key: it looks like th_<12 characters>_<43>")
+    return match[1]
+
+
+def check_key_id(text: str) -> str:
+    """Return a key id. Raises ValueError; a whole key given by mistake is not shown."""
+    if _KEY_ID.fullmatch(text) is None:
+        raise ValueError(
+            "a key id is 12 of [a-z0-9]: the part of the key between its underscores"
+        )
+    return text
+
+
+def check_tenant(name: str) -> str:
+    """Return a tenant name. Raises ValueError for one that breaks the rule."""
+    if _TENANT.fullmatch(name) is None:
+        raise ValueError(f"tenant name {name!r}: use 1 to 64 of a-z, 0-9 and -")
+    return name
+
+
+def _parse_scope(text: str) -> Scope:
+    match = _SCOPE.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            f"scope {text!r}: write operation:action or operation:action=pattern, "
+            "for example chat:write=tiny-*"
+        )
+    return Scope(match[1], match[2], match[3])
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Match a glob of `*` only, in time linear in both (no backtracking)."""
+    first, *rest = pattern.split("*")
+    if not rest:
+        return name == pattern
+    *middle, last = rest
+    if not name.startswith(first):
+        return False
+    position = len(first)
+    for part in middle:
+        found = name.find(part, position)
+        if found < 0:
+            return False
+        position = found + len(part)
+    return len(name) - position >= len(last) and name.endswith(last)

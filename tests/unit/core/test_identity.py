@@ -1,0 +1,265 @@
+"""Grammar of keys, headers, tenants and scopes; what scopes allow."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tollhouse.core import identity
+from tollhouse.core.identity import Credential, Permission, Principal, Scope
+
+KEY_ID = "abc123def456"
+KEY = f"th_{KEY_ID}_{'aB3' * 14}x"
+
+
+def principal(scopes: str) -> Principal:
+    return Principal("acme", KEY_ID, "demo", identity.parse_scopes(scopes))
+
+
+def test_key_of():
+    """Exactly one well-formed bearer key is a key."""
+    assert identity.key_of(f"Bearer {KEY}") == KEY
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        KEY,
+        f"bearer {KEY}",
+        f"BEARER {KEY}",
+        f"Basic {KEY}",
+        f"Bearer  {KEY}",
+        f"Bearer\t{KEY}",
+        f" Bearer {KEY}",
+        f"Bearer {KEY} ",
+        f"Bearer {KEY}\n",
+        f"Bearer {KEY}\r\nx: y",
+        f"Bearer {KEY}\0",
+        f"Bearer {KEY} x: y",  # a folded header line
+        f"Bearer {KEY},Bearer {KEY}",  # two headers, joined by Envoy
+        f"Bearer {KEY},",
+        f"Bearer {KEY}x",
+        f"Bearer {KEY[:-1]}",
+        f"Bearer {KEY[:-1]}_",
+        f"Bearer {KEY[:-1]}é",
+        f"Bearer {KEY[:-1]}\N{ARABIC-INDIC DIGIT ONE}",
+        f"Bearer {KEY.upper()}",
+        f"Bearer th-{KEY[3:]}",
+        f"Bearer th_{KEY_ID[:-1]}_{'a' * 43}",
+        f"Bearer th_{KEY_ID}__{'a' * 42}",
+        f"Bearer th_{KEY_ID}_{'a' * 20}:{'a' * 22}",
+        "Bearer " + "a" * 19,
+        "Bearer " + "a" * 65_536,
+        "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9.",
+        'Bearer "' + KEY + '"',
+    ],
+)
+def test_no_key(value: str):
+    """Anything else is none: never trimmed, never the first of two."""
+    assert identity.key_of(value) is None
+
+
+def test_key_id_of():
+    """The public part; the refusal does not repeat what it was given."""
+    assert identity.key_id_of(KEY) == KEY_ID
+    with pytest.raises(ValueError, match="not an API key") as raised:
+        identity.key_id_of(KEY + "!")
+    assert KEY not in str(raised.value)
+
+
+def test_check_key_id():
+    """A whole key pasted in place of its id is refused and not shown."""
+    assert identity.check_key_id(KEY_ID) == KEY_ID
+    with pytest.raises(ValueError, match="between its underscores") as raised:
+        identity.check_key_id(KEY)
+    assert KEY not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["a", "acme", "acme-2", "-", "0" * 64])
+def test_tenant(name: str):
+    """Tenant names: 1 to 64 of [a-z0-9-]."""
+    assert identity.check_tenant(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "a" * 65, "Acme", "a b", "a_b", "a{b}", "a:b", "a\n", "a\0", "é", "'", "a|b"],
+)
+def test_bad_tenant(name: str):
+    """Nothing that could mean something in a Redis key or a record."""
+    with pytest.raises(ValueError, match="1 to 64"):
+        identity.check_tenant(name)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "permission"),
+    [
+        ("POST", "/v1/chat/completions", Permission.CHAT_WRITE),
+        ("POST", "/v1/chat/completions?x=/v1/models", Permission.CHAT_WRITE),
+        ("POST", "/v1/completions", Permission.COMPLETIONS_WRITE),
+        ("GET", "/v1/models", Permission.MODELS_READ),
+        ("GET", "/v1/models?limit=1", Permission.MODELS_READ),
+        ("POST", "/v1/models", None),
+        ("GET", "/v1/chat/completions", None),
+        ("post", "/v1/completions", None),
+        ("POST", "/V1/completions", None),
+        ("POST", "/v1/completions/", None),
+        ("POST", "/v1/completions;x=1", None),
+        ("POST", "//v1/completions", None),
+        ("GET", "/", None),
+        ("", "", None),
+    ],
+)
+def test_needed(method: str, path: str, permission: Permission | None):
+    """The one table, by method and exact path."""
+    assert identity.needed(method, path) == permission
+
+
+@pytest.mark.parametrize(
+    ("pattern", "model", "expected"),
+    [
+        ("tiny-chat", "tiny-chat", True),
+        ("tiny-chat", "tiny-chat2", False),
+        ("tiny-*", "tiny-chat", True),
+        ("tiny-*", "tiny-", True),
+        ("tiny-*", "tiny", False),
+        ("tiny-*", "my-tiny-chat", False),
+        ("*-chat", "tiny-chat", True),
+        ("*-chat", "tiny-chat-2", False),
+        ("*", "anything", True),
+        ("*", "", True),
+        ("**", "anything", True),
+        ("a*b*c", "abc", True),
+        ("a*b*c", "a-b-b-c", True),
+        ("a*b*c", "acb", False),
+        ("a*b*c", "ac", False),
+        ("a*a", "a", False),
+        ("ab*ba", "aba", False),
+        ("a*bc*c", "abc", False),
+        # What other globs give a meaning stands for itself:
+        ("llama-3.1", "llama-3x1", False),
+        ("org/*", "org/a/b", True),
+    ],
+)
+def test_pattern(pattern: str, model: str, expected: bool):  # noqa: FBT001
+    """`*` is the only wildcard."""
+    assert Scope("chat", "write", pattern).covers(model) == expected
+
+
+def slow_match(pattern: str, name: str) -> bool:
+    """Say the same by trying every way."""
+    if not pattern:
+        return not name
+    if pattern[0] == "*":
+        return any(slow_match(pattern[1:], name[i:]) for i in range(len(name) + 1))
+    return name[:1] == pattern[0] and slow_match(pattern[1:], name[1:])
+
+
+@given(st.text("ab*", min_size=1, max_size=6), st.text("ab", max_size=8))
+def test_pattern_model(pattern: str, name: str):
+    """The linear match agrees with the definition."""
+    assert Scope("chat", "write", pattern).covers(name) == slow_match(pattern, name)
+
+
+@pytest.mark.parametrize(
+    ("scopes", "operation", "model", "expected"),
+    [
+        ("chat:write", "chat", "tiny-chat", True),
+        ("chat:write", "completions", "tiny-chat", False),
+        ("chat:write=tiny-*", "chat", "tiny-chat", True),
+        ("chat:write=tiny-*", "chat", "large", False),
+        ("chat:write=a chat:write=b", "chat", "b", True),
+        ("chat:read", "chat", "tiny-chat", False),
+        ("models:read", "chat", "tiny-chat", False),
+        ("completions:write=tiny-* chat:write=big", "chat", "tiny-chat", False),
+        ("", "chat", "tiny-chat", False),
+    ],
+)
+def test_covers(scopes: str, operation: str, model: str, expected: bool):  # noqa: FBT001
+    """A model is covered by a scope of the same operation only."""
+    assert identity.covers(principal(scopes), operation, model) == expected
+
+
+@pytest.mark.parametrize(
+    ("scopes", "permission", "expected"),
+    [
+        ("chat:write", Permission.CHAT_WRITE, True),
+        ("chat:write=tiny-*", Permission.CHAT_WRITE, True),
+        ("chat:write", Permission.MODELS_READ, False),
+        ("chat:writer", Permission.CHAT_WRITE, False),
+        ("", Permission.CHAT_WRITE, False),
+    ],
+)
+def test_may(scopes: str, permission: Permission, expected: bool):  # noqa: FBT001
+    """A permission is held or not, whatever its models."""
+    assert identity.may(principal(scopes), permission) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "chat",
+            "chat:",
+            ":write",
+            "chat:write=",
+            "Chat:write",
+            "a:b:c",
+            "chat-x:write",
+        ),
+        *(
+            "chat:write=a,b",
+            "chat:write=a=b",
+            "chat:write=é",
+            "chat:write=" + "a" * 129,
+        ),
+    ],
+)
+def test_bad_scope(text: str):
+    """A scope that is no scope is named in the refusal."""
+    with pytest.raises(ValueError, match="write operation:action"):
+        identity.parse_scopes(f"models:read {text}")
+
+
+def test_scopes_survive():
+    """Text to scopes and back, unknown permissions kept."""
+    text = "chat:write=tiny-* tune:write models:read"
+
+    assert " ".join(str(scope) for scope in identity.parse_scopes(text)) == text
+
+
+def test_check_scopes():
+    """A new key's scopes: known ones, each once, in the order given."""
+    expected = "chat:write=a-* models:read"
+
+    assert identity.check_scopes(["chat:write=a-* models:read", "models:read"]) == (
+        expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("scopes", "reason"),
+    [(["chat:wrte"], "unknown scope 'chat:wrte'; known: chat:write"), ([], "at least")],
+)
+def test_check_scopes_refuses(scopes: list[str], reason: str):
+    """A mistyped scope would silently allow nothing: it is refused instead."""
+    with pytest.raises(ValueError, match=reason):
+        identity.check_scopes(scopes)
+
+
+def test_default_scopes():
+    """What a key gets without --scope is valid."""
+    assert identity.check_scopes([identity.DEFAULT_SCOPES]) == identity.DEFAULT_SCOPES
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "expected"),
+    [(None, False), (99.9, True), (100.0, True), (101, False)],
+)
+def test_expiry(expires_at: float | None, expected: bool):  # noqa: FBT001
+    """A key is gone at its expiry, not after it."""
+    credential = Credential(principal(""), expires_at, is_suspended=False)
+
+    assert credential.is_expired(100.0) == expected
