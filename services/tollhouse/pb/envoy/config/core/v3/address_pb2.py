@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"envoy/config/core/v3/address.proto\x12\x14\x65nvoy.config.core.v3\"4\n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x12\n\nport_value\x18\x03 \x01(\r\"\x14\n\x04Pipe\x12\x0c\n\x04path\x18\x01 \x01(\t\"4\n\x14\x45nvoyInternalAddress\x12\x1c\n\x14server_listener_name\x18\x01 \x01(\t\"\xcd\x01\n\x07\x41\x64\x64ress\x12=\n\x0esocket_address\x18\x01 \x01(\x0b\x32#.envoy.config.core.v3.SocketAddressH\x00\x12*\n\x04pipe\x18\x02 \x01(\x0b\x32\x1a.envoy.config.core.v3.PipeH\x00\x12L\n\x16\x65nvoy_internal_address\x18\x03 \x01(\x0b\x32*.envoy.config.core.v3.EnvoyInternalAddressH\x00\x42\t\n\x07\x61\x64\x64ressb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"envoy/config/core/v3/address.proto\x12\x14\x65nvoy.config.core.v3\" \n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"\x06\n\x04Pipe\"\x16\n\x14\x45nvoyInternalAddress\"\xcd\x01\n\x07\x41\x64\x64ress\x12=\n\x0esocket_address\x18\x01 \x01(\x0b\x32#.envoy.config.core.v3.SocketAddressH\x00\x12*\n\x04pipe\x18\x02 \x01(\x0b\x32\x1a.envoy.config.core.v3.PipeH\x00\x12L\n\x16\x65nvoy_internal_address\x18\x03 \x01(\x0b\x32*.envoy.config.core.v3.EnvoyInternalAddressH\x00\x42\t\n\x07\x61\x64\x64ressb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,11 +32,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'envoy.config.core.v3.addres
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SOCKETADDRESS']._serialized_start=60
-  _globals['_SOCKETADDRESS']._serialized_end=112
-  _globals['_PIPE']._serialized_start=114
-  _globals['_PIPE']._serialized_end=134
-  _globals['_ENVOYINTERNALADDRESS']._serialized_start=136
-  _globals['_ENVOYINTERNALADDRESS']._serialized_end=188
-  _globals['_ADDRESS']._serialized_start=191
-  _globals['_ADDRESS']._serialized_end=396
+  _globals['_SOCKETADDRESS']._serialized_end=92
+  _globals['_PIPE']._serialized_start=94
+  _globals['_PIPE']._serialized_end=100
+  _globals['_ENVOYINTERNALADDRESS']._serialized_start=102
+  _globals['_ENVOYINTERNALADDRESS']._serialized_end=124
+  _globals['_ADDRESS']._serialized_start=127
+  _globals['_ADDRESS']._serialized_end=332
 # @@protoc_insertion_point(module_scope)
