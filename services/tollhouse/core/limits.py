@@ -9,6 +9,7 @@ Used is counted in *grains*, 60,000 to a unit or request: a limit of N per minut
 drains exactly N grains per millisecond, and neither Python nor Lua ever rounds.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +27,7 @@ class Allowance:
     """What one scope may use; None: no such limit, 0: nothing.
 
     `burst_seconds` is how much of a minute's allowance may be used at once: in any
-    60 s at most limit × (1 + burst_seconds / 60) is admitted.
+    60 s at most limit * (1 + burst_seconds / 60) is admitted.
     """
 
     requests_per_minute: int | None = None
@@ -143,10 +144,9 @@ def tightest(one: Quota | None, other: Quota | None) -> Quota | None:
 
 def format_reset(seconds: float) -> str:
     """Write a duration as OpenAI's x-ratelimit-reset headers do: `120ms`, `6m0s`."""
-    ms = -int(-seconds * 1000 // 1)
-    if ms < 1000:
+    whole, ms = divmod(math.ceil(round(seconds * 1000, 3)), 1000)
+    if not whole:
         return f"{ms}ms"
-    whole, ms = divmod(ms, 1000)
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     tail = f"{rest}.{ms:03d}".rstrip("0").rstrip(".") if ms else str(rest)
