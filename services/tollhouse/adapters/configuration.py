@@ -171,7 +171,9 @@ def _model(name: str, section: ModelSection) -> Model:
         weights=Weights(**section.weights.model_dump()),
         bytes_per_token=section.bytes_per_token,
         # Decided per provider (DESIGN §8.2): a foreign server keeps its own default.
-        inject_default=section.provider is Provider.TRITON if inject is None else inject,
+        inject_default=(
+            section.provider is Provider.TRITON if inject is None else inject
+        ),
         created=section.created,
     )
 

@@ -32,9 +32,7 @@ class LedgerReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock_file = open(  # noqa: SIM115  # held as long as the reader lives
-            path.with_name(path.name + ".lock"), "ab"
-        )
+        self._lock_file = path.with_name(path.name + ".lock").open("ab")
         self._descriptor: int | None = None
         self.position = Position(0, 0)
 

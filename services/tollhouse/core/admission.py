@@ -16,9 +16,10 @@ from tollhouse.core.catalog import Catalog, Model, Operation, Plan
 from tollhouse.core.estimate import estimate
 from tollhouse.core.identity import Principal, covers
 from tollhouse.core.ids import ExchangeId
-from tollhouse.core.limits import Granted, Refused, Reservation
+from tollhouse.core.limits import Granted, Refused, Reservation, debits
 from tollhouse.core.openai import Request, fit, forwarded, model_list, parse
 from tollhouse.core.problems import Kind, Problem, ProtocolError
+from tollhouse.core.ratelimit import over_limit
 from tollhouse.core.usage import Facts
 
 OPERATIONS = {
@@ -210,6 +211,7 @@ class Admission:
                 reserved_units=expected.units(weights),
                 input_estimate=expected.input_tokens,
                 output_estimate=expected.output_tokens,
+                debits=debits(plan.key, plan.tenant_model),
             ),
             key=plan.key,
             tenant_model=plan.tenant_model,

@@ -4,6 +4,8 @@ from typing import NewType
 
 ExchangeId = NewType("ExchangeId", str)
 
+_LENGTH = 36
+
 
 def exchange_id(unix_ms: int, entropy: bytes) -> ExchangeId:
     """Build an id from the wall clock and 10 random bytes; sorts by time."""
@@ -18,6 +20,6 @@ def exchange_id(unix_ms: int, entropy: bytes) -> ExchangeId:
 
 def created_ms(id_: str) -> int:
     """Unix milliseconds an id was made at. Raises ValueError for other text."""
-    if len(id_) != 36 or id_[14] != "7":
+    if len(id_) != _LENGTH or id_[14] != "7":
         raise ValueError(f"not a version 7 UUID: {id_!r}")
     return int(id_[:8] + id_[9:13], 16)

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 import msgspec
 
 from tollhouse.core.ids import created_ms
-from tollhouse.core.usage import Facts, TokenCountSource, TokenUsage, UsageKind
+from tollhouse.core.problems import ProtocolError
+from tollhouse.core.usage import (
+    CountSource,
+    Facts,
+    TokenUsage,
+    UsageKind,
+    decode_facts,
+)
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -74,8 +81,8 @@ class Settlement:
     facts: Facts
     kind: UsageKind
     usage: TokenUsage
-    input_source: TokenCountSource
-    output_source: TokenCountSource
+    input_source: CountSource
+    output_source: CountSource
     started_ms: int
     first_ms: int
     ended_ms: int
@@ -86,10 +93,11 @@ Entry = Release | Beat | Settlement
 
 _decode = msgspec.json.Decoder(Line).decode
 _START = b'{"'
+_SUCCESS = 2  # xx
 
 
 def parse(raw: bytes) -> Line:
-    """Read one line, without its newline. Raises ValueError for anything else.
+    """Read one line, without its newline. Raises ProtocolError for anything else.
 
     An Envoy that was killed can leave half a line, and the next Envoy appends to it:
     the whole line after the fragment still counts.
@@ -101,20 +109,20 @@ def parse(raw: bytes) -> Line:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             start = raw.find(_START, start + 1)
             if start < 0:
-                raise ValueError("not a ledger line") from error
+                raise ProtocolError("not a ledger line") from error
 
 
 def judge(line: Line) -> Entry | None:
     """Say what the line asks for; None for a periodic line before admission.
 
-    Raises ValueError when an admitted line lacks what a record needs.
+    Raises ProtocolError when an admitted line lacks what a record needs.
     """
     ended = line.type == "DownstreamEnd"
     if not line.admitted:
         return Release(line.exchange, line.tenant, line.key_id) if ended else None
     if line.facts is None:
-        raise ValueError("an admitted line without facts")
-    facts = Facts.decode(line.facts)
+        raise ProtocolError("an admitted line without facts")
+    facts = decode_facts(line.facts)
     metered = read_meter(line.meter)
     if not ended:
         return Beat(line.exchange, facts, _counted(metered, facts)[0])
@@ -129,9 +137,7 @@ def judge(line: Line) -> Entry | None:
         output_source=output_source,
         started_ms=started_ms,
         first_ms=metered.first_ms if metered else 0,
-        ended_ms=max(
-            created_ms(line.exchange), started_ms + (line.duration_ms or 0)
-        ),
+        ended_ms=max(created_ms(line.exchange), started_ms + (line.duration_ms or 0)),
         flags=line.flags or "",
     )
 
@@ -161,13 +167,13 @@ def read_meter(text: str | None) -> Metered | None:
     )
 
 
-_Counts = tuple[TokenUsage, TokenCountSource, TokenCountSource]
-_FinalCounts = tuple[UsageKind, TokenUsage, TokenCountSource, TokenCountSource]
+_Counts = tuple[TokenUsage, CountSource, CountSource]
+_FinalCounts = tuple[UsageKind, TokenUsage, CountSource, CountSource]
 
 
 def _final(line: Line, facts: Facts, metered: Metered | None) -> _FinalCounts:
-    succeeded = 200 <= line.code < 300
-    backend = TokenCountSource.BACKEND
+    succeeded = line.code // 100 == _SUCCESS
+    backend = CountSource.BACKEND
     if not _reached_a_host(line) or (line.code and not succeeded):
         # Nothing ran, or the backend refused or failed: nobody pays for an error.
         return UsageKind.FINAL, TokenUsage(), backend, backend
@@ -178,13 +184,13 @@ def _final(line: Line, facts: Facts, metered: Metered | None) -> _FinalCounts:
 
 def _counted(metered: Metered | None, facts: Facts) -> _Counts:
     """The backend's counts where it gave some, else events and the input estimate."""
-    estimate = TokenCountSource.ESTIMATE
+    estimate = CountSource.ESTIMATE
     if metered is not None and metered.usage is not None:
-        backend = TokenCountSource.BACKEND
+        backend = CountSource.BACKEND
         return metered.usage, backend, backend
     contents = metered.contents if metered else 0
     usage = TokenUsage(input_tokens=facts.input_estimate, output_tokens=contents)
-    return usage, estimate, TokenCountSource.METER
+    return usage, estimate, CountSource.METER
 
 
 def _reached_a_host(line: Line) -> bool:

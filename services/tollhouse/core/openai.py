@@ -197,9 +197,7 @@ def _read(body: bytes) -> tuple[dict[str, msgspec.Raw], dict[str, Any]]:
             _decode_values(body)  # refuses lone surrogates, which no backend can encode
         return fields, _strict(body.decode())
     except (msgspec.DecodeError, ValueError, RecursionError):
-        raise Problem(
-            Kind.INVALID_REQUEST, "The body must be a JSON object."
-        ) from None
+        raise Problem(Kind.INVALID_REQUEST, "The body must be a JSON object.") from None
 
 
 def _flag(values: dict[str, Any], name: str) -> bool:
@@ -243,29 +241,36 @@ def _chat_prompt(values: dict[str, Any]) -> tuple[int, int, int]:
         _refuse(f"must have at most {MAX_MESSAGES} messages.", "messages")
     text_bytes = images = 0
     for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        if not isinstance(message, dict):
-            _refuse("must be an object.", where)
-        role = message.get("role")
-        if not isinstance(role, str) or role not in _ROLES:
-            _refuse(f"must be one of {', '.join(sorted(_ROLES))}.", f"{where}.role")
-        content = message.get("content")
-        if isinstance(content, str):
-            text_bytes += len(content.encode())
-        elif isinstance(content, list):
-            for position, part in enumerate(content):
-                size, image = _part(part, f"{where}.content[{position}]")
-                text_bytes += size
-                images += image
-        elif content is not None:
-            _refuse("must be a string or a list of parts.", f"{where}.content")
-        elif role != "assistant":
-            _refuse("is missing.", f"{where}.content")
-        if calls := message.get("tool_calls"):
-            text_bytes += len(msgspec.json.encode(calls))
+        size, pictures = _message(message, f"messages[{index}]")
+        text_bytes += size
+        images += pictures
     if tools := values.get("tools"):
         text_bytes += len(msgspec.json.encode(tools))
     return len(messages), text_bytes, images
+
+
+def _message(message: object, where: str) -> tuple[int, int]:
+    if not isinstance(message, dict):
+        _refuse("must be an object.", where)
+    role = message.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        _refuse(f"must be one of {', '.join(sorted(_ROLES))}.", f"{where}.role")
+    text_bytes = images = 0
+    content = message.get("content")
+    if isinstance(content, str):
+        text_bytes = len(content.encode())
+    elif isinstance(content, list):
+        for position, part in enumerate(content):
+            size, image = _part(part, f"{where}.content[{position}]")
+            text_bytes += size
+            images += image
+    elif content is not None:
+        _refuse("must be a string or a list of parts.", f"{where}.content")
+    elif role != "assistant":
+        _refuse("is missing.", f"{where}.content")
+    if calls := message.get("tool_calls"):
+        text_bytes += len(msgspec.json.encode(calls))
+    return text_bytes, images
 
 
 def _part(part: object, where: str) -> tuple[int, int]:

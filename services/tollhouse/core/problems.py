@@ -47,7 +47,8 @@ class Kind(Enum):
     @property
     def status(self) -> int:
         """HTTP status."""
-        return self.value[0]
+        status: int = self.value[0]
+        return status
 
 
 @dataclass(eq=False)

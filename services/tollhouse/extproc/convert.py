@@ -8,10 +8,16 @@ HeaderValue contract).
 from collections.abc import Mapping
 from functools import lru_cache
 
-from tollhouse.core.admission import Admit, Answer, Identify, RequestBody, RequestHeaders
+from tollhouse.core.admission import (
+    Admit,
+    Answer,
+    Identify,
+    RequestBody,
+    RequestHeaders,
+)
 from tollhouse.core.identity import Principal, parse_scopes
-from tollhouse.core.limits import ratelimit_headers
 from tollhouse.core.problems import Problem, ProtocolError
+from tollhouse.core.ratelimit import quota_fields
 from tollhouse.pb.envoy.config.core.v3 import base_pb2 as core_pb
 from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
@@ -65,9 +71,10 @@ def to_pb_admit(
     exchange = metadata["tollhouse"].struct_value.fields
     exchange["admitted"].bool_value = True
     exchange["strip"].bool_value = command.strip
-    exchange["facts"].string_value = command.facts.encode()
+    exchange["facts"].string_value = command.facts.encode().decode()
+    granted = command.granted
     limits = metadata["tollhouse.ratelimit"].struct_value.fields
-    for name, value in ratelimit_headers(command.granted).items():
+    for name, value in quota_fields(granted.requests, granted.units).items():
         limits[name].string_value = value
     return response
 

@@ -17,7 +17,7 @@ from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.positions import Positions
 from tollhouse.core.ledger import Beat, Release, Settlement, judge, parse
-from tollhouse.core.problems import Unavailable
+from tollhouse.core.problems import ProtocolError, Unavailable
 
 log = structlog.get_logger()
 
@@ -52,7 +52,7 @@ class Settler:
 
     async def read(self) -> None:
         """Follow the ledger for as long as the process lives."""
-        while not self._reader.lock():
+        while not self._reader.lock():  # noqa: ASYNC110  # the kernel wakes nobody
             await asyncio.sleep(LOCK_SECONDS)
         self._reader.seek(await self._until_available(self._positions.load))
         log.info("ledger.opened", offset=self._reader.position.offset)
@@ -60,11 +60,13 @@ class Settler:
             lines = self._reader.read()
             if lines:
                 await self._settle(lines)
-                position = self._reader.position
-                await self._until_available(lambda: self._positions.save(position))
+                await self._until_available(self._save)
             else:
                 self._caught_up = True
                 await asyncio.sleep(POLL_SECONDS)
+
+    async def _save(self) -> None:
+        await self._positions.save(self._reader.position)
 
     async def reap(self) -> None:
         """Close exchanges whose Envoy is gone, once our own ledger is read."""
@@ -89,7 +91,7 @@ class Settler:
         for raw in lines:
             try:
                 entry = judge(parse(raw))
-            except ValueError as error:
+            except ProtocolError as error:
                 # Text we can't read names no exchange; its lease expires and it is
                 # reaped, so it is still billed once.
                 log.error("ledger.line_unreadable", reason=str(error), bytes=len(raw))

@@ -23,11 +23,15 @@ from tollhouse.core.admission import (
 from tollhouse.core.catalog import Catalog, Model, Operation, Plan, Provider, Weights
 from tollhouse.core.identity import Principal, parse_scopes
 from tollhouse.core.ids import exchange_id
-from tollhouse.core.limits import Allowance, Granted, Refused
+from tollhouse.core.limits import Allowance, Granted, Quota, Refused
 from tollhouse.core.problems import Kind, ProtocolError
 
 ID = exchange_id(1_700_000_000_000, b"0123456789")
 ALLOWANCE = Allowance(requests_per_minute=60, units_per_minute=1000, concurrent=2)
+
+
+GRANTED = Granted(Quota(60, 9, 1.0), Quota(1000, 100, 6.0))
+DENIED = Refused("requests", "key", 2.5, 60, 0, Quota(60, 0, 10.0), None)
 
 
 def model(name, *operations):
@@ -91,13 +95,13 @@ def refused(started, event):
     return command.problem
 
 
-def test_the_exchange_is_known_before_anything_is_reserved(granted):
+def test_the_exchange_is_known_before_anything_is_reserved():
     """Whatever is lost later, the ledger can name what to release."""
     started = admission()
 
     assert Identify(ID, headers().principal) == started.receive(headers())
     assert isinstance(started.receive(body()), Reserve)
-    assert isinstance(started.receive(ReservationAnswered(granted)), Admit)
+    assert isinstance(started.receive(ReservationAnswered(GRANTED)), Admit)
     assert State.ADMITTED is started.state
 
 
@@ -126,22 +130,22 @@ def test_reserves_the_default_where_the_cap_promises_more():
     assert 256 == reservation.facts.output_estimate
 
 
-def test_admits_what_was_judged(granted):
+def test_admits_what_was_judged():
     """The body that goes on is the one that was read, with usage forced."""
     started, _ = reserving(stream=True)
 
-    admit = started.receive(ReservationAnswered(granted))
+    admit = started.receive(ReservationAnswered(GRANTED))
 
     assert isinstance(admit, Admit)
     assert ("tiny-cluster", True, True) == (admit.cluster, admit.strip, admit.injected)
     assert True is json.loads(admit.body)["stream_options"]["include_usage"]
 
 
-def test_leaves_the_usage_event_to_a_client_that_asked(granted):
+def test_leaves_the_usage_event_to_a_client_that_asked():
     """The meter strips only what the client did not want."""
     started, _ = reserving(stream=True, stream_options={"include_usage": True})
 
-    admit = started.receive(ReservationAnswered(granted))
+    admit = started.receive(ReservationAnswered(GRANTED))
 
     assert isinstance(admit, Admit)
     assert not admit.strip
@@ -193,15 +197,31 @@ def test_refuses_a_plan_that_is_not_configured():
     assert Kind.UNAVAILABLE is refused(started, body()).kind
 
 
-def test_names_the_limit_that_refused(denied):
+def test_names_the_limit_that_refused():
     """A client can act only on a limit it knows."""
     started, _ = reserving()
 
-    problem = refused(started, ReservationAnswered(denied))
+    problem = refused(started, ReservationAnswered(DENIED))
 
     assert 429 == problem.status
-    assert "requests" in problem.message
-    assert "retry-after" in {name.lower() for name in problem.headers}
+    assert "60 requests per minute of this API key" in problem.message
+    assert {
+        "retry-after": "3",
+        "retry-after-ms": "2500",
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "10s",
+    } == problem.headers
+
+
+def test_says_when_a_retry_is_useless():
+    """A request larger than its limit must not be tried again."""
+    started, _ = reserving()
+    never = Refused("units", "tenant_model", None, 1000, 5, None, None)
+
+    problem = refused(started, ReservationAnswered(never))
+
+    assert {"x-should-retry": "false"} == problem.headers
 
 
 def test_a_stream_that_ends_while_reserving_gives_back():
@@ -211,10 +231,10 @@ def test_a_stream_that_ends_while_reserving_gives_back():
     assert Release(reservation) == started.receive(StreamEnded())
 
 
-def test_the_end_says_nothing_after_admission(granted):
+def test_the_end_says_nothing_after_admission():
     """Only the ledger settles."""
     started, _ = reserving()
-    started.receive(ReservationAnswered(granted))
+    started.receive(ReservationAnswered(GRANTED))
 
     assert started.receive(StreamEnded()) is None
 
@@ -232,7 +252,7 @@ EVENTS = st.sampled_from(
 
 
 @given(events=st.lists(EVENTS, max_size=8))
-def test_admits_at_most_once_and_only_what_was_reserved(events, granted, denied):
+def test_admits_at_most_once_and_only_what_was_reserved(events):
     """Any order of events: never an admission without a granted reservation."""
     made = {
         "headers": headers(),
@@ -240,8 +260,8 @@ def test_admits_at_most_once_and_only_what_was_reserved(events, granted, denied)
         "models": headers(path="/v1/models", method="GET"),
         "body": body(),
         "garbage": RequestBody(b"{"),
-        "granted": ReservationAnswered(granted),
-        "refused": ReservationAnswered(denied),
+        "granted": ReservationAnswered(GRANTED),
+        "refused": ReservationAnswered(DENIED),
         "ended": StreamEnded(),
     }
     started, done = admission(), []

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tollhouse.core.ids import exchange_id
 from tollhouse.core.ledger import Beat, Release, Settlement, judge, parse
-from tollhouse.core.usage import Facts, TokenCountSource, TokenUsage, UsageKind
+from tollhouse.core.problems import ProtocolError
+from tollhouse.core.usage import CountSource, Facts, TokenUsage, UsageKind
 
 STARTED = 1_700_000_000_123
 ID = exchange_id(STARTED + 2, b"0123456789")
@@ -25,15 +26,16 @@ FACTS = Facts(
     reserved_units=100,
     input_estimate=40,
     output_estimate=12,
+    debits=(60, 1000, 60, 1000),
 )
 NOTHING = TokenUsage()
 COUNTED = TokenUsage(
     input_tokens=11, output_tokens=22, cached_input_tokens=3, reasoning_tokens=4
 )
 BACKEND, METER, ESTIMATE = (
-    TokenCountSource.BACKEND,
-    TokenCountSource.METER,
-    TokenCountSource.ESTIMATE,
+    CountSource.BACKEND,
+    CountSource.METER,
+    CountSource.ESTIMATE,
 )
 METERED = "sse,9,7,1,11,22,3,4,1700000000200,1700000000900,DF"
 
@@ -45,7 +47,7 @@ def line(**changes):
         "tenant": "acme",
         "key_id": "k",
         "admitted": True,
-        "facts": FACTS.encode(),
+        "facts": FACTS.encode().decode(),
         "meter": METERED,
         "started_at": "1700000000.123",
         "duration_ms": 1000,
@@ -73,18 +75,21 @@ def counts(**changes):
 class TestEnd:
     def test_settles_what_was_admitted(self):
         """The end line carries all a record needs."""
-        assert Settlement(
-            exchange_id=ID,
-            facts=FACTS,
-            kind=UsageKind.FINAL,
-            usage=COUNTED,
-            input_source=BACKEND,
-            output_source=BACKEND,
-            started_ms=STARTED,
-            first_ms=1_700_000_000_200,
-            ended_ms=STARTED + 1000,
-            flags="",
-        ) == judged()
+        assert (
+            Settlement(
+                exchange_id=ID,
+                facts=FACTS,
+                kind=UsageKind.FINAL,
+                usage=COUNTED,
+                input_source=BACKEND,
+                output_source=BACKEND,
+                started_ms=STARTED,
+                first_ms=1_700_000_000_200,
+                ended_ms=STARTED + 1000,
+                flags="",
+            )
+            == judged()
+        )
 
     def test_releases_what_was_not(self):
         """Without `admitted` the reply was lost: all is given back, no record."""
@@ -179,10 +184,10 @@ class TestText:
     @pytest.mark.parametrize("raw", [b"", b"{}", b"\x00" * 9, b"[]", line()[:-1]])
     def test_refuses_what_is_no_line(self, raw):
         """Rubbish is reported, never guessed at."""
-        with pytest.raises(ValueError, match="not a ledger line"):
+        with pytest.raises(ProtocolError, match="not a ledger line"):
             parse(raw)
 
     def test_refuses_an_admitted_line_without_facts(self):
         """Nothing could be billed from it: say so instead of billing nobody."""
-        with pytest.raises(ValueError, match="facts"):
+        with pytest.raises(ProtocolError, match="facts"):
             judged(facts=None)
