@@ -1,0 +1,207 @@
+"""Envoy's bootstrap, typed: read envoy.yaml, fill in this machine's values, write JSON.
+
+The file in the repository is the real one, with placeholders where only the running
+stack knows the value:
+
+    ADMISSION_PROOF      the header value that opens routes to backends
+    ledger.jsonl         path of the ledger (file access log)
+    meter.lua            path of the meter
+    addresses            of listener, admin and of every cluster's endpoints
+
+It is read through envoy-data-plane's classes, which know every field of Envoy's API: a
+typing mistake at any depth is an error with its place. Importing them takes most of a
+second, so only commands that need them import this module.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from betterproto2 import Message
+from envoy_data_plane.envoy.config.bootstrap.v3 import Admin, Bootstrap
+from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType
+from envoy_data_plane.envoy.config.core.v3 import (
+    Address as PbAddress,
+)
+from envoy_data_plane.envoy.config.core.v3 import (
+    DataSource,
+    Pipe,
+    SocketAddress,
+    TransportSocket,
+)
+from envoy_data_plane.envoy.config.endpoint.v3 import (
+    ClusterLoadAssignment,
+    Endpoint,
+    LbEndpoint,
+    LocalityLbEndpoints,
+)
+from envoy_data_plane.envoy.config.listener.v3 import Listener
+from envoy_data_plane.envoy.config.route.v3 import RouteAction
+from envoy_data_plane.envoy.extensions.access_loggers.file.v3 import FileAccessLog
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
+    CertificateValidationContext,
+    CommonTlsContext,
+    UpstreamTlsContext,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.google.protobuf import Any as PbAny
+
+from tollhouse.cli.envoy_types import read_message, to_json_message, walk
+from tollhouse.cli.probes import Address
+
+ADMISSION_PROOF = "ADMISSION_PROOF"
+LEDGER = "ledger.jsonl"
+METER = "meter.lua"
+
+
+class BootstrapError(Exception):
+    """The file can't be used; the text has one line per fault, ready to print."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tls:
+    """TLS towards a backend: the name it must prove, and who vouches for it."""
+
+    server_name: str
+    trusted_ca: Path
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Edge:
+    """This machine's values for the placeholders of envoy.yaml."""
+
+    listen: Address
+    admin: Address
+    clusters: Mapping[str, Sequence[Address]]
+    """Endpoints of each cluster; every cluster of the file must be named."""
+    proof: str
+    ledger: Path
+    meter: Path
+    tls: Mapping[str, Tls] = dataclasses.field(default_factory=dict)
+    """Clusters to be reached over TLS."""
+    host: str | None = None
+    """Host header towards backends, where they need their own name."""
+
+
+def read_bootstrap(path: Path) -> Bootstrap:
+    """Read envoy.yaml. Raises BootstrapError naming every fault and its place."""
+    try:
+        tree = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise BootstrapError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f":{where.line + 1}" if where else ""
+        what = getattr(error, "problem", None) or "is not YAML in UTF-8"
+        raise BootstrapError(f"{path}{line}: {what}") from error
+    if not isinstance(tree, dict):
+        raise BootstrapError(
+            f"{path}: is not a mapping; it should be an Envoy bootstrap"
+        )
+    faults: list[str] = []
+    bootstrap = read_message(Bootstrap, tree, faults)
+    if faults:
+        raise BootstrapError("\n".join(f"{path}: {fault}" for fault in faults))
+    return bootstrap
+
+
+def render_bootstrap(path: Path, edge: Edge) -> str:
+    """Return envoy.yaml as JSON with the values of `edge` in place.
+
+    Raises BootstrapError for a file that can't be read, lacks a placeholder (its value
+    would have no effect) or has a cluster that `edge` does not name.
+    """
+    bootstrap = read_bootstrap(path)
+    filled = _Filled(edge)
+    walk(bootstrap, filled.fill)
+    if faults := list(filled.faults()):
+        raise BootstrapError("\n".join(f"{path}: {fault}" for fault in faults))
+    return json.dumps(to_json_message(bootstrap), indent=1)
+
+
+class _Filled:
+    """Fills placeholders and remembers which it met."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+        self._met: set[str] = set()
+        self._clusters: set[str] = set()
+
+    def fill(self, message: Message, _path: str) -> None:
+        edge = self._edge
+        match message:
+            case Listener():
+                self._met.add("listener")
+                message.address = _pb_address(edge.listen)
+            case Admin():
+                self._met.add("admin")
+                message.address = _pb_address(edge.admin)
+            case StringMatcher(exact=str() as exact) if exact == ADMISSION_PROOF:
+                self._met.add(ADMISSION_PROOF)
+                message.exact = edge.proof
+            case FileAccessLog() if Path(message.path).name == LEDGER:
+                self._met.add(LEDGER)
+                message.path = str(edge.ledger)
+            case DataSource(filename=str() as file) if Path(file).name == METER:
+                self._met.add(METER)
+                message.filename = str(edge.meter)
+            case RouteAction() if edge.host and message.cluster_header:
+                message.host_rewrite_literal = edge.host
+            case Cluster():
+                self._fill_cluster(message)
+
+    def faults(self) -> Iterator[str]:
+        for what in ("listener", "admin", ADMISSION_PROOF, LEDGER, METER):
+            if what not in self._met:
+                yield f"has no `{what}`, so the running stack's value has no place"
+        for name in sorted(set(self._edge.clusters) - self._clusters):
+            yield f"static_resources.clusters: has no cluster `{name}`; add it"
+
+    def _fill_cluster(self, cluster: Cluster) -> None:
+        self._clusters.add(cluster.name)
+        addresses = self._edge.clusters.get(cluster.name)
+        if addresses is None:
+            return
+        if any(_is_name(address) for address in addresses):
+            cluster.type = ClusterDiscoveryType.STRICT_DNS
+        endpoints = [
+            LbEndpoint(endpoint=Endpoint(address=_pb_address(address)))
+            for address in addresses
+        ]
+        cluster.load_assignment = ClusterLoadAssignment(
+            cluster_name=cluster.name,
+            endpoints=[LocalityLbEndpoints(lb_endpoints=endpoints)],
+        )
+        if tls := self._edge.tls.get(cluster.name):
+            cluster.transport_socket = _tls_socket(tls)
+
+
+def _pb_address(address: Address) -> PbAddress:
+    if address.path is not None:
+        return PbAddress(pipe=Pipe(path=address.path))
+    return PbAddress(
+        socket_address=SocketAddress(address=address.host, port_value=address.port)
+    )
+
+
+def _is_name(address: Address) -> bool:
+    return address.path is None and not (
+        ":" in address.host or address.host.replace(".", "").isdecimal()
+    )
+
+
+def _tls_socket(tls: Tls) -> TransportSocket:
+    # Without a validation context Envoy would accept any certificate.
+    trusted = CertificateValidationContext(
+        trusted_ca=DataSource(filename=str(tls.trusted_ca)),
+    )
+    context = UpstreamTlsContext(
+        sni=tls.server_name,
+        auto_sni_san_validation=True,
+        common_tls_context=CommonTlsContext(validation_context=trusted),
+    )
+    return TransportSocket(
+        name="envoy.transport_sockets.tls", typed_config=PbAny.pack(context)
+    )

@@ -1,0 +1,51 @@
+"""What a person reads in the terminal: plain lines, colours only where they show."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TextIO
+
+_BOLD, _RED, _YELLOW, _GREEN, _DIM, _RESET = (
+    f"\x1b[{code}m" for code in (1, 31, 33, 32, 2, 0)
+)
+
+
+class Console:
+    """Writes lines to a stream and goes on when nobody reads it any more."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = sys.stdout if stream is None else stream
+        self._colours = self._stream.isatty() and "NO_COLOR" not in os.environ
+
+    def line(self, text: str = "") -> None:
+        """Write one line at once, so that a pipe shows progress too."""
+        try:
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+        except (BrokenPipeError, ValueError):
+            # `tollhouse up | head`: the reader left, the gateway stays.
+            self._stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+            self._colours = False
+
+    def step(self, name: str, what: str) -> None:
+        """Report a part of a longer job as done."""
+        self.line(f"  {self._paint(_GREEN, f'{name:<12}')} {what}")
+
+    def warning(self, text: str) -> None:
+        """Report something that went wrong and is being handled."""
+        self.line(f"  {self._paint(_YELLOW, text)}")
+
+    def error(self, text: str) -> None:
+        """Report why the command gives up: one line, first word `error:`."""
+        self.line(f"{self._paint(_RED, 'error:')} {text}")
+
+    def bold(self, text: str) -> str:
+        """Make text stand out where the stream can show it."""
+        return self._paint(_BOLD, text)
+
+    def dim(self, text: str) -> str:
+        """Make text step back where the stream can show it."""
+        return self._paint(_DIM, text)
+
+    def _paint(self, code: str, text: str) -> str:
+        return f"{code}{text}{_RESET}" if self._colours else text

@@ -1,0 +1,312 @@
+"""What an envoy.yaml must keep for Tollhouse's promises to hold, whoever edits it.
+
+Envoy accepts many files in which a request reaches a backend unpaid, a body hangs or
+an exchange is never billed. Each rule here names one such mistake, its place and the
+remedy. They read the file that operators edit, and `tollhouse up` before each start.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from betterproto2 import Message
+from envoy_data_plane.envoy.config.bootstrap.v3 import Bootstrap
+from envoy_data_plane.envoy.config.core.v3 import SubstitutionFormatString
+from envoy_data_plane.envoy.config.listener.v3 import Listener
+from envoy_data_plane.envoy.config.route.v3 import (
+    FilterConfig,
+    HeaderMatcher,
+    Route,
+    VirtualHost,
+)
+from envoy_data_plane.envoy.extensions.access_loggers.file.v3 import FileAccessLog
+from envoy_data_plane.envoy.extensions.filters.http.buffer.v3 import Buffer
+from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import (
+    ExtAuthz,
+    ExtAuthzPerRoute,
+)
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
+    ExternalProcessor,
+    ExtProcPerRoute,
+)
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
+    ProcessingModeBodySendMode as BodyMode,
+)
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
+    ProcessingModeHeaderSendMode as HeaderMode,
+)
+from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import (
+    v3 as hcm,
+)
+from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation import (  # noqa: E501
+    v3 as early,
+)
+from envoy_data_plane.google.protobuf import Any as PbAny
+
+from tollhouse.adapters.configuration import Configuration
+from tollhouse.cli.bootstrap import METER
+from tollhouse.cli.envoy_types import walk
+
+PROOF_HEADER = "x-tollhouse-admitted"
+OUR_PREFIX = "x-tollhouse-"
+LONGEST_BEAT_SECONDS = 10.0
+"""Half of a reservation's lease (20 s): one lost line must not end an exchange."""
+LEDGER_FIELDS = frozenset(
+    {
+        *("type", "exchange", "tenant", "key_id", "admitted", "facts", "meter"),
+        *("started_at", "duration_ms", "code", "flags", "upstream_host"),
+    }
+)
+
+
+def findings(bootstrap: Bootstrap, configuration: Configuration) -> Iterator[str]:
+    """Yield `place: what is wrong; remedy` for the two files together."""
+    yield from _model_findings(bootstrap, configuration)
+    places: list[tuple[str, Message]] = []
+
+    def collect(message: Message, path: str) -> None:
+        if isinstance(message, Listener | hcm.HttpConnectionManager):
+            places.append((path, message))
+
+    walk(bootstrap, collect)
+    managers = [it for it in places if isinstance(it[1], hcm.HttpConnectionManager)]
+    if not managers:
+        yield "static_resources.listeners: no listener speaks HTTP; add the edge's"
+    for path, message in places:
+        match message:
+            case hcm.HttpConnectionManager():
+                yield from _manager_findings(path, message)
+            case Listener():
+                largest = max(map(_largest_body, _managers_of(message)), default=0)
+                yield from _size_findings(path, message, largest)
+
+
+def _model_findings(
+    bootstrap: Bootstrap, configuration: Configuration
+) -> Iterator[str]:
+    resources = bootstrap.static_resources
+    clusters = [cluster.name for cluster in resources.clusters] if resources else []
+    for name, model in configuration.models.items():
+        if model.cluster not in clusters:
+            yield (
+                f"static_resources.clusters: model `{name}` of tollhouse.yaml goes to"
+                f" cluster `{model.cluster}`, which is not here; add it, or name one of"
+                f" {', '.join(clusters) or 'none'} in models.{name}.cluster"
+            )
+    for name in ("authz", "extproc"):
+        if name not in clusters:
+            yield f"static_resources.clusters: has no cluster `{name}`; add it"
+
+
+def _managers_of(listener: Listener) -> Iterator[hcm.HttpConnectionManager]:
+    for chain in listener.filter_chains:
+        for item in chain.filters:
+            inner = item.typed_config.unpack() if item.typed_config else None
+            if isinstance(inner, hcm.HttpConnectionManager):
+                yield inner
+
+
+def _size_findings(path: str, listener: Listener, largest: int) -> Iterator[str]:
+    limit = listener.per_connection_buffer_limit_bytes
+    if largest and (limit is None or limit < 2 * largest):
+        yield (
+            f"{path}.per_connection_buffer_limit_bytes: is {limit}, below twice the"
+            f" buffer filter's {largest}: uploads would hang; set {2 * largest} or more"
+        )
+
+
+def _largest_body(manager: hcm.HttpConnectionManager) -> int:
+    sizes = [
+        it.max_request_bytes or 0 for it in _filters(manager) if isinstance(it, Buffer)
+    ]
+    return max(sizes, default=0)
+
+
+def _filters(manager: hcm.HttpConnectionManager) -> list[Message | None]:
+    return [
+        item.typed_config.unpack() if item.typed_config else None
+        for item in manager.http_filters
+    ]
+
+
+def _manager_findings(path: str, manager: hcm.HttpConnectionManager) -> Iterator[str]:
+    yield from _filter_findings(f"{path}.http_filters", _filters(manager))
+    if not any(
+        _strips_ours(item.typed_config)
+        for item in manager.early_header_mutation_extensions
+    ):
+        yield (
+            f"{path}.early_header_mutation_extensions: clients' own {OUR_PREFIX}*"
+            f" headers are not removed; add remove_on_match with prefix {OUR_PREFIX}"
+        )
+    yield from _ledger_findings(path, manager)
+    if manager.route_config is None:
+        yield f"{path}.route_config: is missing, so the routes can't be checked"
+        return
+    preadmission = 0
+    for number, host in enumerate(manager.route_config.virtual_hosts):
+        place = f"{path}.route_config.virtual_hosts[{number}]"
+        yield from _host_findings(place, host)
+        preadmission += sum(map(_enables_ext_proc, host.routes))
+    by_default = any(
+        isinstance(it.typed_config.unpack(), ExternalProcessor) and not it.disabled
+        for it in manager.http_filters
+        if it.typed_config
+    )
+    if not preadmission and not by_default:
+        yield (
+            f"{path}.route_config: no route enables ext_proc, so nothing is ever"
+            " admitted; enable it on the routes before admission"
+        )
+
+
+def _filter_findings(path: str, filters: list[Message | None]) -> Iterator[str]:
+    order = [type(it) for it in filters]
+    if Buffer not in order or order.index(Buffer) != 0:
+        yield f"{path}: `buffer` must come first, or fast uploads hang; move it up"
+    if not any(isinstance(it, Lua) and _is_meter(it) for it in filters):
+        yield f"{path}: the meter (lua, meter.lua) is missing, so nothing is counted; add it"
+    for kind, name in ((ExtAuthz, "ext_authz"), (ExternalProcessor, "ext_proc")):
+        if kind not in order:
+            yield f"{path}: `{name}` is missing; add it before the router"
+    if {ExtAuthz, ExternalProcessor} <= set(order) and order.index(
+        ExtAuthz
+    ) > order.index(ExternalProcessor):
+        yield f"{path}: `ext_authz` must come before `ext_proc`, which needs its answer"
+    for number, item in enumerate(filters):
+        place = f"{path}[{number}].typed_config"
+        if isinstance(item, ExtAuthz | ExternalProcessor):
+            yield from _fail_closed_findings(place, item)
+        if isinstance(item, ExternalProcessor):
+            yield from _mode_findings(f"{place}.processing_mode", item)
+
+
+def _is_meter(item: Lua) -> bool:
+    source = item.default_source_code
+    return bool(source and (source.filename or "").endswith(METER))
+
+
+def _fail_closed_findings(
+    path: str, item: ExtAuthz | ExternalProcessor
+) -> Iterator[str]:
+    if item.failure_mode_allow:
+        yield (
+            f"{path}.failure_mode_allow: true lets requests pass while the service is"
+            " down; set false"
+        )
+    if item.status_on_error is None or int(item.status_on_error.code) != 503:  # noqa: PLR2004
+        yield (
+            f"{path}.status_on_error: an outage of ours should answer 503, not a"
+            " refusal; set {code: ServiceUnavailable}"
+        )
+
+
+def _mode_findings(path: str, item: ExternalProcessor) -> Iterator[str]:
+    mode = item.processing_mode
+    if mode is None or mode.request_header_mode is not HeaderMode.SEND:
+        yield (
+            f"{path}.request_header_mode: must be SEND, or requests without a body are"
+            " never judged"
+        )
+    if mode is None or mode.request_body_mode is not BodyMode.BUFFERED:
+        yield f"{path}.request_body_mode: must be BUFFERED: what is judged is forwarded"
+    if mode is not None and mode.response_body_mode is not BodyMode.NONE:
+        yield f"{path}.response_body_mode: must be NONE; the meter counts answers"
+
+
+def _strips_ours(config: PbAny | None) -> bool:
+    mutation = config.unpack() if config else None
+    if not isinstance(mutation, early.HeaderMutation):
+        return False
+    matchers = [
+        it.remove_on_match.key_matcher
+        for it in mutation.mutations
+        if it.remove_on_match
+    ]
+    return any(it is not None and it.prefix == OUR_PREFIX for it in matchers)
+
+
+def _ledger_findings(path: str, manager: hcm.HttpConnectionManager) -> Iterator[str]:
+    logs = [it.typed_config.unpack() for it in manager.access_log if it.typed_config]
+    fields = [
+        frozenset(_json_fields(it.log_format))
+        for it in logs
+        if isinstance(it, FileAccessLog) and it.log_format
+    ]
+    best = max(fields, key=lambda it: len(it & LEDGER_FIELDS), default=frozenset[str]())
+    if "exchange" not in best:
+        yield (
+            f"{path}.access_log: the ledger is missing, so nothing is ever billed;"
+            " add the file access log with json_format of Tollhouse's envoy.yaml"
+        )
+    elif missing := sorted(LEDGER_FIELDS - best):
+        yield (
+            f"{path}.access_log: the ledger's json_format lacks {', '.join(missing)};"
+            " settlement needs them"
+        )
+    options = manager.access_log_options
+    beat = options.access_log_flush_interval if options else None
+    if beat is None or beat.total_seconds() > LONGEST_BEAT_SECONDS:
+        yield (
+            f"{path}.access_log_options.access_log_flush_interval: must be set, to"
+            f" {LONGEST_BEAT_SECONDS:g} s at most, or long exchanges count as abandoned"
+        )
+
+
+def _json_fields(format_string: SubstitutionFormatString) -> Mapping[str, object]:
+    return format_string.json_format.fields if format_string.json_format else {}
+
+
+def _host_findings(path: str, host: VirtualHost) -> Iterator[str]:
+    for number, route in enumerate(host.routes):
+        name = f" ({route.name})" if route.name else ""
+        place = f"{path}.routes[{number}]{name}"
+        if route.route is not None:
+            yield from _backend_findings(place, route)
+        if _enables_ext_proc(route) and _skips_authz(route):
+            yield (
+                f"{place}.typed_per_filter_config: ext_authz is disabled where"
+                " admission happens, so anybody would be admitted; remove that"
+            )
+
+
+def _backend_findings(path: str, route: Route) -> Iterator[str]:
+    headers = route.match.headers if route.match else []
+    if not any(map(_is_guard, headers)):
+        yield (
+            f"{path}: leads to a backend without the admission guard: an outage of ours"
+            f" would be an open door; match header {PROOF_HEADER} exact ADMISSION_PROOF"
+        )
+    elif PROOF_HEADER not in route.request_headers_to_remove:
+        yield (
+            f"{path}.request_headers_to_remove: the admission proof would reach the"
+            f" backend; add {PROOF_HEADER}"
+        )
+
+
+def _is_guard(header: HeaderMatcher) -> bool:
+    return (
+        header.name.lower() == PROOF_HEADER
+        and not header.invert_match
+        and not header.treat_missing_header_as_empty
+        and header.string_match is not None
+        and bool(header.string_match.exact)
+        and not header.string_match.ignore_case
+    )
+
+
+def _enables_ext_proc(route: Route) -> bool:
+    for config in route.typed_per_filter_config.values():
+        match config.unpack():
+            case FilterConfig(config=PbAny() as inner, disabled=False):
+                if isinstance(inner.unpack(), ExtProcPerRoute):
+                    return True
+            case ExtProcPerRoute(disabled=disabled):
+                return not disabled
+    return False
+
+
+def _skips_authz(route: Route) -> bool:
+    return any(
+        isinstance(it := config.unpack(), ExtAuthzPerRoute) and bool(it.disabled)
+        for config in route.typed_per_filter_config.values()
+    )

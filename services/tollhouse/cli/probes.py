@@ -1,0 +1,147 @@
+"""Is a part ready? Small questions over a socket, asked by `tollhouse up`.
+
+They speak just enough of each protocol to hear "yes". A gRPC client library would bring
+threads into a process that forks (see `children`), hence the few lines of HTTP/2.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Self
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived, StreamEnded, StreamReset
+
+_ANSWER_SECONDS = 2.0
+_HIGHEST_PORT = 65535
+_STATUS_LINE_WORDS = 2
+_EMPTY_GRPC_MESSAGE = bytes(5)
+_SERVING = bytes((0, 0, 0, 0, 2, 8, 1))
+"""A framed grpc.health.v1.HealthCheckResponse with status = SERVING."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a part listens: a Unix socket's path, or a host and a port."""
+
+    path: str | None = None
+    host: str = ""
+    port: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `unix:/path` or `host:port` (IPv6 in brackets). Raises ValueError."""
+        if text.startswith("unix:"):
+            return cls(path=text.removeprefix("unix:"))
+        host, colon, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not colon or not host or not port.isascii() or not port.isdigit():
+            raise ValueError(f"`{text}` is not HOST:PORT")
+        if int(port) > _HIGHEST_PORT:
+            raise ValueError(f"`{text}`: the port is above 65535")
+        return cls(host=host, port=int(port))
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return (
+            f"[{self.host}]:{self.port}"
+            if ":" in self.host
+            else f"{self.host}:{self.port}"
+        )
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Open a stream. Raises OSError when nobody listens."""
+        if self.path is not None:
+            return await asyncio.open_unix_connection(self.path)
+        return await asyncio.open_connection(self.host, self.port)
+
+
+async def redis_answers(address: Address) -> bool:
+    """Tell whether Redis has loaded its data and serves commands."""
+    return (await _exchange(address, b"PING\r\n", until=b"\r\n")).startswith(b"+PONG")
+
+
+async def http_request(
+    address: Address, path: str, *, method: str = "GET", headers: tuple[str, ...] = ()
+) -> tuple[int, bytes]:
+    """Ask over HTTP/1.1; return status and raw body. Raises OSError, TimeoutError."""
+    lines = (
+        f"{method} {path} HTTP/1.1",
+        "Host: localhost",
+        "Connection: close",
+        *headers,
+    )
+    request = "\r\n".join((*lines, "Content-Length: 0", "", "")).encode()
+    answer = await _exchange(address, request)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    words = head.split(maxsplit=2)
+    if len(words) < _STATUS_LINE_WORDS or not words[1].isdigit():
+        raise ConnectionError(f"{address} does not speak HTTP")
+    return int(words[1]), body
+
+
+async def http_answers(address: Address, path: str) -> bool:
+    """Tell whether a GET answers 200."""
+    return (await http_request(address, path))[0] == HTTPStatus.OK
+
+
+async def grpc_serves(address: Address) -> bool:
+    """Tell whether a gRPC server's health service says SERVING for the whole server."""
+    async with asyncio.timeout(_ANSWER_SECONDS):
+        reader, writer = await address.connect()
+        try:
+            return await _health_check(reader, writer) == _SERVING
+        finally:
+            writer.close()
+
+
+async def _health_check(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> bytes:
+    """Call grpc.health.v1.Health/Check; return the body of the answer."""
+    connection = H2Connection(H2Configuration(client_side=True))
+    connection.initiate_connection()
+    stream = connection.get_next_available_stream_id()
+    connection.send_headers(
+        stream,
+        [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", "/grpc.health.v1.Health/Check"),
+            (":authority", "localhost"),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+        ],
+    )
+    connection.send_data(stream, _EMPTY_GRPC_MESSAGE, end_stream=True)
+    body = b""
+    while True:
+        writer.write(connection.data_to_send())
+        received = await reader.read(65536)
+        if not received:
+            return body
+        for event in connection.receive_data(received):
+            match event:
+                case DataReceived():
+                    body += event.data
+                case StreamEnded() | StreamReset():
+                    return body
+
+
+async def _exchange(
+    address: Address, request: bytes, until: bytes | None = None
+) -> bytes:
+    """Send a request; return the answer up to a separator or the end."""
+    async with asyncio.timeout(_ANSWER_SECONDS):
+        reader, writer = await address.connect()
+        try:
+            writer.write(request)
+            if until is None:
+                return await reader.read(-1)
+            return await reader.readuntil(until)
+        except asyncio.IncompleteReadError as error:
+            raise ConnectionError(f"{address} closed the connection") from error
+        finally:
+            writer.close()
