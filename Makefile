@@ -15,7 +15,7 @@ e2e: setup ## Run the end-to-end tests only
 	@.venv/bin/python -m pytest -q tests/e2e $(ARGS)
 
 check: setup ## Lint, types, import rules, protos, configuration
-	.venv/bin/ruff check --quiet
+	.venv/bin/ruff check --quiet --output-format concise
 	.venv/bin/ruff format --check --quiet
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
