@@ -4,10 +4,12 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+git rev-parse --git-dir >/dev/null
 base=$(git describe --tags --abbrev=0 2>/dev/null) ||
   base=$(git rev-parse --quiet --verify HEAD~1) || base=
 if [[ -z $base ]] || ! git cat-file -e "$base:protos" 2>/dev/null; then
   echo "buf breaking: no earlier protos to compare with"
   exit 0
 fi
-.venv/bin/buf breaking --against ".git#ref=$base" --against-config buf.yaml
+git archive --format=tar "$base" protos |
+  .venv/bin/buf breaking --against '-#format=tar' --against-config buf.yaml
