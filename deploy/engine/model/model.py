@@ -40,8 +40,10 @@ class TritonPythonModel:
             parameters["max_seq_len"]
         ):
             raise ValueError("kv_blocks must hold one sequence of max_seq_len")
-        self._engine = Engine(parameters, CONTRACTS[parameters["contract"]])
         self._metrics = EngineMetrics(args["model_version"])
+        self._engine = Engine(
+            parameters, CONTRACTS[parameters["contract"]], self._metrics.observe
+        )
         self._batcher = Batcher(self._pace, self._publish)
         self._batcher.start()
 

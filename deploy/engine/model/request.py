@@ -10,6 +10,7 @@ import os
 import random
 import re
 import time
+from collections.abc import Callable
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -33,7 +34,13 @@ class Rejected(Exception):
 class Engine:
     """What all requests of one model share."""
 
-    def __init__(self, parameters: dict[str, str], contract: Contract) -> None:
+    def __init__(
+        self,
+        parameters: dict[str, str],
+        contract: Contract,
+        observe: Callable[[int, int], None],
+    ) -> None:
+        self.observe = observe
         folder = parameters["release_dir"]
         self.contract = contract
         self.tokenizer = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
@@ -203,6 +210,7 @@ class Generation:
                 text = self._prompt + text
         if done:
             self._end("completed")
+            self._engine.observe(self.prompt_tokens, self.output_tokens)
         response = pb_utils.InferenceResponse(
             output_tensors=self._tensors(text, count, reason)
         )

@@ -1,0 +1,55 @@
+"""python -m tollhouse.frontend: OpenAI's API beside one Triton server."""
+
+import time
+
+from tollhouse.adapters import telemetry
+from tollhouse.adapters.process import Process, StartError, read_settings, run
+from tollhouse.adapters.triton import Patience, Triton
+from tollhouse.frontend.app import Application
+from tollhouse.frontend.config import ModelSection, Settings, load_models
+from tollhouse.frontend.contract import CONTRACTS
+from tollhouse.frontend.generation import Model
+from tollhouse.frontend.release import Release
+from tollhouse.frontend.server import serve
+from tollhouse.frontend.service import Service
+
+
+def _model(name: str, section: ModelSection, created: int) -> Model:
+    return Model(
+        name=name,
+        triton_model=section.triton_model,
+        contract=CONTRACTS[section.contract],
+        release=Release.open(section.release_dir),
+        context=section.context,
+        created=created,
+    )
+
+
+async def main(process: Process) -> None:
+    """Wire the parts and serve."""
+    settings = read_settings(Settings)
+    try:
+        telemetry.configure(process.name, settings.log_level)
+    except ValueError as error:
+        raise StartError(f"TOLLHOUSE_LOG_LEVEL: {error}") from error
+    created = int(time.time())
+    models = {
+        name: _model(name, section, created)
+        for name, section in load_models(settings.models_file).items()
+    }
+    triton = Triton.connect(settings.triton_target)
+    patience = Patience(
+        first=settings.first_token_timeout_seconds,
+        next=settings.inter_token_timeout_seconds,
+    )
+    application = Application(Service(models, triton, patience))
+    try:
+        await serve(
+            process, application, settings.listen, drain_seconds=settings.drain_seconds
+        )
+    finally:
+        await triton.close()
+
+
+if __name__ == "__main__":
+    run("frontend", main)

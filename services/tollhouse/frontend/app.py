@@ -1,0 +1,260 @@
+"""The ASGI application: OpenAI's paths, answers, and callers who leave.
+
+While an answer is made, `receive` is watched for the caller's departure: queued,
+before the first token or in mid-stream, the request to Triton is cancelled at once.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+import structlog
+
+from tollhouse.core.problems import Kind, Problem, Unavailable
+from tollhouse.frontend.answer import ChoiceResult, broken
+from tollhouse.frontend.generation import merged
+from tollhouse.frontend.requests import Request, parse_chat, parse_completion
+from tollhouse.frontend.service import Prepared, Service
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+MAX_BODY_BYTES = 8 << 20
+"""More than Envoy lets through (3 MiB): it only bounds callers without an Envoy."""
+
+_PARSERS: dict[str, Callable[[bytes], Request]] = {
+    "/v1/chat/completions": parse_chat,
+    "/v1/completions": parse_completion,
+}
+_JSON = b"application/json"
+_SSE_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+]
+_NO_ROUTE = msgspec.json.encode(
+    {
+        "error": {
+            "message": "There is nothing at this path for this method.",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": None,
+        }
+    }
+)
+
+_log = structlog.get_logger()
+
+
+class _CallerLeft(Exception):
+    """The caller is gone: nobody reads an answer."""
+
+
+class Application:
+    """OpenAI's API in front of one Triton server."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request (ASGI 3)."""
+        method, path = scope["method"], scope["path"]
+        if method == "POST" and (parse := _PARSERS.get(path)):
+            exchange = _Exchange(self._service, scope, send)
+            await exchange.run(parse, receive)
+        elif method == "GET" and path == "/v1/models":
+            await _respond(send, 200, self._models())
+        elif method == "GET" and path == "/healthz":
+            ready = await self._service.is_ready()
+            body = b'{"ready":true}' if ready else b'{"ready":false}'
+            await _respond(send, 200 if ready else 503, body)
+        else:
+            await _respond(send, 404, _NO_ROUTE)
+
+    def _models(self) -> bytes:
+        models = [
+            {
+                "id": model.name,
+                "object": "model",
+                "created": model.created,
+                "owned_by": "tollhouse",
+            }
+            for model in self._service.models.values()
+        ]
+        return msgspec.json.encode({"object": "list", "data": models})
+
+
+class _Exchange:
+    """One request for text and its answer."""
+
+    def __init__(self, service: Service, scope: Scope, send: Send) -> None:
+        self._service = service
+        self._path = scope["path"]
+        self._headers = dict(scope["headers"])
+        self._send = send
+        self._started_at = time.monotonic()
+        self._first_token_seconds: float | None = None
+        self._prepared: Prepared | None = None
+        self._answering = False
+
+    async def run(self, parse: Callable[[bytes], Request], receive: Receive) -> None:
+        """Answer, or stop as soon as the caller leaves; log one line."""
+        outcome = "left"
+        try:
+            request = parse(await _read_body(receive))
+            work = asyncio.create_task(self._answer(request))
+            gone = asyncio.create_task(_departure(receive))
+            try:
+                await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                gone.cancel()
+                if not work.done():
+                    work.cancel()
+                await asyncio.wait({work, gone})
+            if not work.cancelled():
+                work.result()
+                outcome = "completed"
+        except _CallerLeft:
+            pass
+        except Problem as problem:
+            outcome = "failed" if problem.status >= 500 else "refused"
+            await self._fail(problem)
+        except Unavailable as unavailable:
+            outcome = "failed"
+            _log.warning("triton.unavailable", reason=str(unavailable))
+            await self._fail(Problem(Kind.UNAVAILABLE, "The model is not available."))
+        except Exception:  # noqa: BLE001 - the boundary: log once, say nothing
+            outcome = "failed"
+            _log.exception("exchange.failed")
+            await self._fail(Problem(Kind.UPSTREAM_FAILED, "The model failed."))
+        finally:
+            self._log(outcome)
+
+    async def _answer(self, request: Request) -> None:
+        prepared = await self._service.prepare(request, self._headers)
+        self._prepared = prepared
+        if request.stream:
+            await self._stream(prepared)
+        else:
+            await self._whole(prepared)
+
+    async def _stream(self, prepared: Prepared) -> None:
+        form = prepared.form
+        pieces = merged(
+            prepared.choices, self._service.triton, self._service.patience
+        )
+        opened = set()
+        async with aclosing(pieces):
+            async for piece in pieces:
+                index = piece.choice.index
+                block = b""
+                if index not in opened:
+                    opened.add(index)
+                    if not self._answering:
+                        await self._open_stream()
+                    block = form.opening(index, prepared.usage())
+                if piece.text:
+                    block += form.text(index, piece.text, prepared.usage())
+                if piece.finish_reason is not None:
+                    block += form.finish(index, piece.finish_reason, prepared.usage())
+                if block:
+                    await self._send(
+                        {"type": "http.response.body", "body": block, "more_body": True}
+                    )
+        closing = form.closing(
+            prepared.usage(), include_usage=prepared.request.include_usage
+        )
+        await self._send({"type": "http.response.body", "body": closing})
+
+    async def _open_stream(self) -> None:
+        """Send the headers: from here on, errors can only be said in the stream."""
+        self._first_token_seconds = time.monotonic() - self._started_at
+        self._answering = True
+        await self._send(
+            {"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS}
+        )
+
+    async def _whole(self, prepared: Prepared) -> None:
+        results = [ChoiceResult() for _ in prepared.choices]
+        pieces = merged(
+            prepared.choices, self._service.triton, self._service.patience
+        )
+        async with aclosing(pieces):
+            async for piece in pieces:
+                result = results[piece.choice.index]
+                result.texts.append(piece.text)
+                if piece.finish_reason is not None:
+                    result.finish_reason = piece.finish_reason
+        self._answering = True
+        await _respond(self._send, 200, prepared.form.whole(results, prepared.usage()))
+
+    async def _fail(self, problem: Problem) -> None:
+        """Say what went wrong, with its status or, too late for one, visibly.
+
+        A stream gets an error event and no end: leaving the answer incomplete makes
+        the server drop the connection, so that no client takes it for whole.
+        """
+        if not self._answering:
+            await _respond(
+                self._send, problem.status, problem.body(), problem.headers
+            )
+        elif self._prepared is not None:
+            block = broken(problem, self._prepared.usage())
+            await self._send(
+                {"type": "http.response.body", "body": block, "more_body": True}
+            )
+
+    def _log(self, outcome: str) -> None:
+        facts: dict[str, object] = {}
+        if (prepared := self._prepared) is not None:
+            usage = prepared.usage()
+            facts = {
+                "exchange_id": prepared.exchange_id,
+                "model": prepared.request.model,
+                "choices": len(prepared.choices),
+                "stream": prepared.request.stream,
+                "input_tokens": usage.input_tokens,
+                "output_tokens": usage.output_tokens,
+            }
+        _log.info(
+            "exchange.ended",
+            path=self._path,
+            outcome=outcome,
+            duration_seconds=round(time.monotonic() - self._started_at, 4),
+            first_token_seconds=self._first_token_seconds,
+            **facts,
+        )
+
+
+async def _read_body(receive: Receive) -> bytes:
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _CallerLeft
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > MAX_BODY_BYTES:
+            raise Problem(Kind.INVALID_REQUEST, "The body is too large.")
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def _departure(receive: Receive) -> None:
+    """Return when the caller has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _respond(
+    send: Send, status: int, body: bytes, headers: dict[str, str] | None = None
+) -> None:
+    extra = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    fixed = [(b"content-type", _JSON), (b"content-length", b"%d" % len(body))]
+    await send(
+        {"type": "http.response.start", "status": status, "headers": fixed + extra}
+    )
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,119 @@
+"""The HTTP server: uvicorn on a socket of ours, without its own life-cycle."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from tollhouse.adapters.process import Process, StartError
+from tollhouse.frontend.app import Application
+
+# Longer than Envoy's own idle timeout of a backend connection (1 h): Envoy must be the
+# one that closes, or it sends requests into connections we have just closed.
+_KEEP_ALIVE_SECONDS = 3700
+_LAST_PORT = 65_535
+
+_log = structlog.get_logger()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the process has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(
+    process: Process, application: Application, listen: str, *, drain_seconds: float
+) -> None:
+    """Serve until asked to stop, then finish the running requests.
+
+    Raises StartError when the address can't be had.
+    """
+    # It reports a stream that we end without its end, which we do on purpose.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    config = uvicorn.Config(
+        application,  # type: ignore[arg-type]
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=int(max(1, drain_seconds)),
+    )
+    server = _Server(config)
+    ended = asyncio.Event()
+    with listening(listen) as listener:
+
+        async def run() -> None:
+            try:
+                await server.serve(sockets=[listener])
+            finally:
+                ended.set()
+
+        async def ready() -> None:
+            _log.info("server.started", listen=listen)
+
+        async def drain() -> None:
+            server.should_exit = True
+            await ended.wait()
+            _log.info("server.drained", listen=listen)
+
+        await process.hold([run], ready=ready, drain=drain)
+
+
+@contextlib.contextmanager
+def listening(listen: str) -> Iterator[socket.socket]:
+    """Bind `unix:/path` or `host:port`; the file of a socket goes at the end."""
+    if listen.startswith("unix:"):
+        path = Path(listen.removeprefix("unix:").removeprefix("//"))
+        listener = _bind_path(path)
+    else:
+        path = None
+        listener = _bind_port(listen)
+    with listener:
+        yield listener
+    if path is not None:
+        path.unlink(missing_ok=True)
+
+
+def _bind_path(path: Path) -> socket.socket:
+    """Bind a socket file for our user alone; replace one that nobody serves."""
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        if path.exists() and stat.S_ISSOCK(path.lstat().st_mode):
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(str(path)) == 0:
+                    raise StartError(f"can't listen on {path}: another process does")
+            path.unlink()
+        listener.bind(str(path))
+        path.chmod(0o660)
+    except OSError as error:
+        listener.close()
+        raise StartError(f"can't listen on {path}: {error.strerror or error}") from error
+    except StartError:
+        listener.close()
+        raise
+    return listener
+
+
+def _bind_port(listen: str) -> socket.socket:
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > _LAST_PORT:
+        raise StartError(f"can't listen on {listen!r}: use unix:/path or host:port")
+    try:
+        return socket.create_server((host, int(port)))
+    except OSError as error:
+        raise StartError(f"can't listen on {listen}: {error.strerror}") from error

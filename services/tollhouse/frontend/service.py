@@ -1,0 +1,158 @@
+"""From a judged request to what Triton is asked: prompt, limits, choices."""
+
+import asyncio
+import re
+import secrets
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tollhouse.adapters.triton import Patience, Triton
+from tollhouse.core.problems import Kind, Problem
+from tollhouse.frontend.answer import Form, Usage
+from tollhouse.frontend.generation import Ask, Choice, Model, fitting_max_tokens
+from tollhouse.frontend.requests import Request
+
+_EXCHANGE = re.compile(r"[A-Za-z0-9-]{1,64}")
+# Tokenising takes about a millisecond from here on: other streams must not wait.
+_LONG_TEXT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One request, ready to run."""
+
+    request: Request
+    exchange_id: str
+    choices: Sequence[Choice]
+    form: Form
+
+    def usage(self) -> Usage:
+        """Return the tokens so far; the prompt counts once."""
+        return Usage(
+            self.choices[0].input_tokens,
+            sum(choice.output_tokens for choice in self.choices),
+        )
+
+
+class Service:
+    """The models of one Triton server, and how requests for them are prepared."""
+
+    def __init__(
+        self, models: Mapping[str, Model], triton: Triton, patience: Patience
+    ) -> None:
+        self.models = models
+        self.triton = triton
+        self.patience = patience
+
+    async def is_ready(self) -> bool:
+        """Whether Triton has every model loaded."""
+        answers = await asyncio.gather(
+            *(self.triton.is_ready(model.triton_model) for model in self.models.values())
+        )
+        return all(answers)
+
+    async def prepare(
+        self, request: Request, headers: Mapping[bytes, bytes]
+    ) -> Prepared:
+        """Render, count, and fit a request. Raises Problem."""
+        model = self.models.get(request.model)
+        if model is None:
+            raise Problem(
+                Kind.MODEL_NOT_FOUND, "This model does not exist here.", "model"
+            )
+        prompt = _prompt(model, request)
+        input_tokens = await _count(model, prompt)
+        max_tokens = fitting_max_tokens(
+            request.max_tokens,
+            injected=headers.get(b"x-tollhouse-default-max-tokens") == b"true",
+            input_tokens=input_tokens,
+            context=model.context,
+        )
+        exchange_id = headers.get(b"x-tollhouse-exchange", b"").decode("latin-1")
+        if not _EXCHANGE.fullmatch(exchange_id):
+            exchange_id = str(uuid.uuid4())
+        traceparent = headers.get(b"traceparent", b"").decode("latin-1")
+        ask = Ask(
+            model=model,
+            prompt=prompt,
+            input_tokens=input_tokens,
+            max_tokens=max_tokens,
+            stream=request.stream,
+            stops=request.stops,
+            sampling=_sampling(model, request),
+            request_id=exchange_id,
+            metadata=(("traceparent", traceparent),) if traceparent.isascii() and traceparent else (),
+        )
+        seed = request.seed
+        if seed is None and request.choices > 1:
+            # Engines take 0 for a missing seed: all choices would be the same.
+            seed = secrets.randbits(62)
+        chat = request.messages is not None
+        return Prepared(
+            request=request,
+            exchange_id=exchange_id,
+            choices=[Choice(ask, index, seed) for index in range(request.choices)],
+            form=Form(
+                chat=chat,
+                id_=("chatcmpl-" if chat else "cmpl-") + exchange_id.replace("-", ""),
+                created=int(time.time()),
+                model=model.name,
+                include_usage=request.include_usage,
+            ),
+        )
+
+
+def _prompt(model: Model, request: Request) -> str:
+    """Return what the engine reads; a completion's prompt goes as it is."""
+    if request.messages is None:
+        return request.prompt
+    template = model.release.chat_template
+    if template is None:
+        raise Problem(
+            Kind.INVALID_REQUEST, "This model serves completions, not chat.", "model"
+        )
+    return template.render(model.release.neutraliser.value(list(request.messages)))
+
+
+async def _count(model: Model, prompt: str) -> int:
+    release = model.release
+    if len(prompt) < _LONG_TEXT:
+        return release.count(prompt)
+    if release.surely_exceeds(len(prompt), model.context):
+        raise Problem(
+            Kind.CONTEXT_LENGTH,
+            f"This model's context is {model.context} tokens, and the prompt is longer.",
+            "messages",
+        )
+    return await asyncio.to_thread(release.count, prompt)
+
+
+def _sampling(model: Model, request: Request) -> dict[str, int | float]:
+    """Return the client's parameters over the model's defaults. Raises Problem."""
+    known = model.contract.sampling
+    for name in request.sampling:
+        if name not in known:
+            raise Problem(
+                Kind.UNSUPPORTED, f"This model does not support `{name}`.", name
+            )
+    defaults = {
+        name: value for name, value in model.release.defaults.items() if name in known
+    }
+    # Engines decode greedily where nothing asks for sampling; OpenAI's default is 1.
+    sampling: dict[str, int | float] = {"top_p": 1.0} | defaults | request.sampling
+    if sampling.get("temperature") == 0:
+        # Greedy in every engine, while a temperature of 0 is an error in some.
+        del sampling["temperature"]
+        sampling["top_k"] = 1
+    if "end_id" in known:
+        if request.ignore_eos:
+            sampling["end_id"] = -1
+        elif model.release.end_id is not None:
+            sampling["end_id"] = model.release.end_id
+    elif request.ignore_eos:
+        raise Problem(
+            Kind.UNSUPPORTED, "This model does not support `ignore_eos`.", "ignore_eos"
+        )
+    return sampling
