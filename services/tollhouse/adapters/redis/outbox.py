@@ -1,0 +1,186 @@
+"""The outbox in Redis: usage records that the aggregator does not have yet.
+
+SETTLE and REAP write an entry to `{s17}:outbox` in the same step that settles the
+exchange. Relays read these streams as consumers of one group: an entry is handed to
+one relay and stays pending until `forget`; what a dead relay held, others `claim`.
+What the aggregator refuses moves to `{s17}:parked` with the reason.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tollhouse.adapters.redis.client import (
+    Argument,
+    Call,
+    Redis,
+    RedisReplyError,
+    Script,
+)
+from tollhouse.adapters.redis.shards import outbox
+from tollhouse.core.problems import Unavailable
+
+GROUP = "relay"
+
+FIRST = b"0-0"
+"""Before every entry: where a walk through pending entries starts and ends."""
+
+# Nobody waits for these calls, and behind a slow fsync they are still worth it.
+_BUDGET_SECONDS = 2.0
+
+_forget = Script("ack.lua")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One outbox entry; `fields` is None when it was deleted but is still pending."""
+
+    shard: int
+    entry_id: bytes
+    fields: Mapping[bytes, bytes] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a look for stale entries found.
+
+    `next_id` is where to look on, FIRST when the whole shard was seen. Redis 6.2
+    names no id for entries that were deleted: `has_deleted` then says to read one's
+    own pending entries, which does.
+    """
+
+    shard: int
+    entries: list[Entry]
+    next_id: bytes
+    has_deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """Entries of one shard that have their answer, 2,000 at most.
+
+    `done` are with the aggregator; `refused`, entry id → reason, are to be parked.
+    """
+
+    done: list[bytes] = field(default_factory=list)
+    refused: dict[bytes, str] = field(default_factory=dict)
+
+
+class Outbox:
+    """The outbox streams, as one consumer sees them.
+
+    `consumer` must be the same name after a restart, and no other process's. Methods
+    raise Unavailable when Redis did not answer; what was handed out by a lost answer
+    is then among the consumer's pending entries.
+    """
+
+    def __init__(self, redis: Redis, consumer: str) -> None:
+        self._redis = redis
+        self._consumer = consumer
+
+    async def read_new(self, shards: Sequence[int], count: int) -> list[list[Entry]]:
+        """Take up to `count` entries per shard that no relay has seen, oldest first."""
+        return await self._read([(shard, b">") for shard in shards], count)
+
+    async def read_pending(
+        self, places: Sequence[tuple[int, bytes]], count: int
+    ) -> list[list[Entry]]:
+        """Read up to `count` own pending entries per (shard, id), behind that id."""
+        return await self._read(places, count)
+
+    async def claim(
+        self, places: Sequence[tuple[int, bytes]], count: int, idle_ms: int
+    ) -> list[Claimed]:
+        """Take over what any consumer has held for `idle_ms`, from each (shard, id)."""
+        who, how = (GROUP, self._consumer), ("COUNT", count)
+        replies = await self._call(
+            (shard, ["XAUTOCLAIM", outbox(shard), *who, idle_ms, start, *how])
+            for shard, start in places
+        )
+        return [
+            _claimed(shard, reply)
+            for (shard, _), reply in zip(places, replies, strict=True)
+        ]
+
+    async def forget(self, leaving: Mapping[int, Leaving]) -> None:
+        """Let entries leave, by shard; harmless when repeated."""
+        calls: list[Call] = []
+        for shard, entries in leaving.items():
+            arguments: list[Argument] = [GROUP, len(entries.refused)]
+            for refused in entries.refused.items():
+                arguments += refused
+            arguments += entries.done
+            calls.append(([outbox(shard), _parked(shard)], arguments))
+        try:
+            await _forget.call_many(self._redis, calls, budget_seconds=_BUDGET_SECONDS)
+        except RedisReplyError as error:
+            raise Unavailable(f"Redis answered {error.code}") from error
+
+    async def _read(
+        self, places: Sequence[tuple[int, bytes]], count: int
+    ) -> list[list[Entry]]:
+        how = ("GROUP", GROUP, self._consumer, "COUNT", count)
+        replies = await self._call(
+            (shard, ["XREADGROUP", *how, "STREAMS", outbox(shard), after])
+            for shard, after in places
+        )
+        return [
+            _entries(shard, reply[0][1]) if reply else []
+            for (shard, _), reply in zip(places, replies, strict=True)
+        ]
+
+    async def _call(self, commands: Iterable[tuple[int, list[Any]]]) -> list[Any]:
+        """Send one command per shard; make the groups that are missing and repeat."""
+        wanted = list(commands)
+        replies = await self._send([command for _, command in wanted])
+        missing = [at for at, reply in enumerate(replies) if _is_group_missing(reply)]
+        if missing:
+            # From the first entry on: what was written before the group counts too.
+            made = await self._send(
+                ["XGROUP", "CREATE", outbox(wanted[at][0]), GROUP, FIRST, "MKSTREAM"]
+                for at in missing
+            )
+            again = await self._send(wanted[at][1] for at in missing)
+            for reply in made:
+                _refuse(reply, but="BUSYGROUP")  # another relay made it meanwhile
+            for at, reply in zip(missing, again, strict=True):
+                replies[at] = reply
+        for reply in replies:
+            _refuse(reply)
+        return replies
+
+    async def _send(self, commands: Iterable[list[Any]]) -> list[Any]:
+        return await self._redis.call_many(
+            list(commands), budget_seconds=_BUDGET_SECONDS
+        )
+
+
+def _parked(shard: int) -> str:
+    return f"{{s{shard}}}:parked"
+
+
+def _is_group_missing(reply: object) -> bool:
+    return isinstance(reply, RedisReplyError) and reply.code == "NOGROUP"
+
+
+def _refuse(reply: object, *, but: str | None = None) -> None:
+    if isinstance(reply, RedisReplyError) and reply.code != but:
+        raise Unavailable(f"Redis answered {reply.code}") from reply
+
+
+def _entries(shard: int, items: Sequence[Any]) -> list[Entry]:
+    return [Entry(shard, entry_id, _fields(flat)) for entry_id, flat in items]
+
+
+def _fields(flat: Sequence[bytes] | None) -> dict[bytes, bytes] | None:
+    if flat is None:
+        return None
+    pairs = iter(flat)
+    return dict(zip(pairs, pairs, strict=True))
+
+
+def _claimed(shard: int, reply: Sequence[Any]) -> Claimed:
+    # Redis 7.0 adds a third element, the deleted ids, and forgets them by itself.
+    next_id, items = reply[0], reply[1]
+    entries = _entries(shard, [item for item in items if item is not None])
+    return Claimed(shard, entries, next_id, has_deleted=None in items)

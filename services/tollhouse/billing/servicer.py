@@ -1,0 +1,161 @@
+"""The two services of the aggregator: records in, rows out."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import NoReturn
+
+import grpc.aio
+import structlog
+
+from tollhouse.adapters.redis.windows import Windows
+from tollhouse.adapters.usage_pb import from_pb_record, to_pb_row
+from tollhouse.billing.paging import read_token, write_token
+from tollhouse.core.problems import Unavailable
+from tollhouse.core.windows import SECONDS_PER_HOUR, Posting
+from tollhouse.pb.tollhouse.usage.v1 import usage_pb2 as usage_pb
+from tollhouse.pb.tollhouse.usage.v1 import usage_pb2_grpc as usage_grpc
+
+BATCHES_AT_ONCE = 8
+"""Per stream: the next ones are written while Redis syncs the first to its disk."""
+RECORDS_AT_ONCE = 500
+"""Per script call, which holds up Redis for about 2 ms then; more are taken in turn."""
+ROWS = 500
+MOST_ROWS = 5000
+"""Page sizes of ListUsage: when the client has no wish, and at most."""
+
+# Hour behind all that row names sort rightly: the year 2996.
+_LAST_HOUR = 9_000_000
+
+_log = structlog.get_logger()
+
+_Context = grpc.aio.ServicerContext[object, object]
+
+
+class UsageIngest(usage_grpc.UsageIngestServiceServicer):
+    """Takes usage records; what it acknowledges is in the windows for good.
+
+    Unavailable (Redis) becomes UNAVAILABLE: the sender repeats what has no answer.
+    """
+
+    def __init__(self, windows: Windows, stopping: asyncio.Event) -> None:
+        self._windows = windows
+        self._stopping = stopping
+
+    async def StreamUsage(  # noqa: N802  # gRPC's name
+        self,
+        request_iterator: AsyncIterator[usage_pb.StreamUsageRequest],
+        context: _Context,
+    ) -> AsyncIterator[usage_pb.StreamUsageResponse]:
+        """Acknowledge each batch, in the order they came in."""
+        # Tells the relay at once that somebody is there.
+        await context.send_initial_metadata(())
+        acks: asyncio.Queue[asyncio.Task[usage_pb.BatchAck] | None] = asyncio.Queue()
+        slots = asyncio.Semaphore(BATCHES_AT_ONCE)
+
+        async def read() -> None:
+            try:
+                async for request in request_iterator:
+                    await slots.acquire()
+                    acks.put_nowait(asyncio.create_task(self._take(request.batch)))
+            finally:
+                acks.put_nowait(None)
+
+        reading = asyncio.create_task(read())
+        # When we stop, what came in is finished and the sender goes elsewhere.
+        stopping = asyncio.create_task(self._stopping.wait())
+        stopping.add_done_callback(lambda _: reading.cancel())
+        try:
+            while (task := await acks.get()) is not None:
+                yield usage_pb.StreamUsageResponse(ack=await task)
+                slots.release()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+        except Unavailable as error:
+            await _abort(context, error)
+        finally:
+            stopping.cancel()
+            reading.cancel()
+            while not acks.empty():
+                _abandon(acks.get_nowait())
+
+    async def ReportUsage(  # noqa: N802
+        self, request: usage_pb.ReportUsageRequest, context: _Context
+    ) -> usage_pb.ReportUsageResponse:
+        """Acknowledge one batch."""
+        try:
+            return usage_pb.ReportUsageResponse(ack=await self._take(request.batch))
+        except Unavailable as error:
+            await _abort(context, error)
+
+    async def _take(self, batch: usage_pb.UsageBatch) -> usage_pb.BatchAck:
+        ack = usage_pb.BatchAck(batch_id=batch.batch_id)
+        postings: list[Posting] = []
+        for record in batch.records:
+            try:
+                postings.append(from_pb_record(record))
+            except ValueError as error:
+                ack.rejected.add(record_id=record.record_id, reason=str(error))
+        for start in range(0, len(postings), RECORDS_AT_ONCE):
+            outcome = await self._windows.apply(
+                postings[start : start + RECORDS_AT_ONCE]
+            )
+            ack.applied += outcome.applied
+            ack.duplicates += outcome.duplicates
+            for rejected in outcome.rejected:
+                ack.rejected.add(record_id=rejected.record_id, reason=rejected.reason)
+        if ack.rejected:
+            first = ack.rejected[0]
+            _log.error(
+                "records.rejected",
+                count=len(ack.rejected),
+                exchange_id=first.record_id,
+                reason=first.reason,
+            )
+        return ack
+
+
+class UsageQuery(usage_grpc.UsageQueryServiceServicer):
+    """Lists what was used."""
+
+    def __init__(self, windows: Windows) -> None:
+        self._windows = windows
+
+    async def ListUsage(  # noqa: N802
+        self, request: usage_pb.ListUsageRequest, context: _Context
+    ) -> usage_pb.ListUsageResponse:
+        """One page of rows, sorted by tenant, hour and model."""
+        try:
+            after = read_token(request.page_token)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        size = min(request.page_size, MOST_ROWS) if request.page_size > 0 else ROWS
+        to_hour = _LAST_HOUR
+        if request.HasField("end_time"):
+            to_hour = -(-request.end_time.seconds // SECONDS_PER_HOUR)
+        try:
+            rows = await self._windows.rows(
+                tenant=request.tenant,
+                from_hour=max(0, request.start_time.seconds // SECONDS_PER_HOUR),
+                to_hour=min(max(0, to_hour), _LAST_HOUR),
+                after=after,
+                limit=size + 1,
+            )
+        except Unavailable as error:
+            await _abort(context, error)
+        token = write_token(rows[size - 1]) if len(rows) > size else ""
+        return usage_pb.ListUsageResponse(
+            rows=map(to_pb_row, rows[:size]), next_page_token=token
+        )
+
+
+def _abandon(task: asyncio.Task[usage_pb.BatchAck] | None) -> None:
+    """Drop work whose answer nobody can get any more; it may be applied or not."""
+    if task is not None:
+        task.cancel()
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+async def _abort(context: _Context, error: Unavailable) -> NoReturn:
+    _log.warning("windows.unavailable", reason=str(error))
+    await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
