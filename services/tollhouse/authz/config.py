@@ -1,0 +1,23 @@
+"""Settings of the authz process."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tollhouse.adapters.telemetry import Level
+
+
+class Settings(BaseSettings):
+    """Read once, at start, from the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="TOLLHOUSE_", frozen=True)
+
+    listen: str = Field(description="where Envoy finds us: unix:/path or host:port")
+    redis_url: str = Field(
+        description="Redis of tenants and keys: unix:///path or redis://host:port/0"
+    )
+    pepper_file: Path = Field(
+        description="file with the secret that key digests are made with"
+    )
+    log_level: Level = Field("info", description="debug, info, warning or error")
