@@ -38,7 +38,7 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
     LocalityLbEndpoints,
 )
 from envoy_data_plane.envoy.config.listener.v3 import Listener
-from envoy_data_plane.envoy.config.route.v3 import RouteAction
+from envoy_data_plane.envoy.config.route.v3 import RouteAction, VirtualHost
 from envoy_data_plane.envoy.extensions.access_loggers.file.v3 import FileAccessLog
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CertificateValidationContext,
@@ -49,7 +49,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any as PbAny
 
 from tollhouse.cli.envoy_types import read_message, to_json_message, walk
-from tollhouse.cli.probes import Address
+from tollhouse.cli.probes import ANY_HOST, Address
 
 ADMISSION_PROOF = "ADMISSION_PROOF"
 LEDGER = "ledger.jsonl"
@@ -75,7 +75,7 @@ class Edge:
     listen: Address
     admin: Address
     clusters: Mapping[str, Sequence[Address]]
-    """Endpoints of each cluster; every cluster of the file must be named."""
+    """Endpoints of the clusters that are ours to fill; the others keep theirs."""
     proof: str
     ledger: Path
     meter: Path
@@ -147,6 +147,8 @@ class _Filled:
             case DataSource(filename=str() as file) if Path(file).name == METER:
                 self._met.add(METER)
                 message.filename = str(edge.meter)
+            case VirtualHost():
+                _add_domain(message, edge.listen.host)
             case RouteAction() if edge.host and message.cluster_header:
                 message.host_rewrite_literal = edge.host
             case Cluster():
@@ -176,6 +178,15 @@ class _Filled:
         )
         if tls := self._edge.tls.get(cluster.name):
             cluster.transport_socket = _tls_socket(tls)
+
+
+def _add_domain(host: VirtualHost, listen: str) -> None:
+    """Let clients use the name we listen on; any, where that is no one name."""
+    name = f"[{listen}]" if ":" in listen else listen
+    if listen in ANY_HOST:
+        host.domains = ["*"]
+    elif name not in host.domains and "*" not in host.domains:
+        host.domains = [*host.domains, name]
 
 
 def _pb_address(address: Address) -> PbAddress:

@@ -146,6 +146,11 @@ class Children:
             return False
         return True
 
+    def kill_all(self) -> None:
+        """End all children and their groups now."""
+        for child in self._alive.values():
+            child.kill_group()
+
     def _reap(self) -> None:
         for child in list(self._alive.values()):
             if child.process.poll() is not None:

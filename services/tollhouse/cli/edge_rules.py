@@ -164,7 +164,7 @@ def _filter_findings(path: str, filters: list[Message | None]) -> Iterator[str]:
     if Buffer not in order or order.index(Buffer) != 0:
         yield f"{path}: `buffer` must come first, or fast uploads hang; move it up"
     if not any(isinstance(it, Lua) and _is_meter(it) for it in filters):
-        yield f"{path}: the meter (lua, meter.lua) is missing, so nothing is counted; add it"
+        yield f"{path}: the meter (meter.lua) is missing, so nothing is counted; add it"
     for kind, name in ((ExtAuthz, "ext_authz"), (ExternalProcessor, "ext_proc")):
         if kind not in order:
             yield f"{path}: `{name}` is missing; add it before the router"

@@ -17,6 +17,7 @@ _ANSWER_SECONDS = 2.0
 _HIGHEST_PORT = 65535
 _STATUS_LINE_WORDS = 2
 _EMPTY_GRPC_MESSAGE = bytes(5)
+ANY_HOST = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 _SERVING = bytes((0, 0, 0, 0, 2, 8, 1))
 """A framed grpc.health.v1.HealthCheckResponse with status = SERVING."""
 

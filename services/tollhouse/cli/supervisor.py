@@ -41,7 +41,7 @@ class Part:
     probe: Callable[[], Awaitable[bool]]
     """Asked until it says True; OSError and TimeoutError mean not yet."""
     after: tuple[str, ...] = ()
-    prepare: Callable[[], None] = field(default=lambda: None)
+    prepare: Callable[[], object] = field(default=lambda: None)
     """Run before each start: remove what a killed predecessor left behind."""
     drain: Callable[[], Awaitable[None]] | None = None
     """Run before SIGTERM; must bound itself."""
@@ -59,13 +59,13 @@ class Supervisor:
         *,
         logs: Path,
         console: Console,
-        changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`changed` is called when a part is ready again with another pid."""
+        """Take the parts; nothing is started."""
         self._children = children
         self._console = console
         self._logs = logs
-        self._changed = changed
+        self.changed: Callable[[], None] = lambda: None
+        """Called when a part is ready again, with another pid."""
         self._kept = {part.name: _Kept(part) for part in parts}
         self._tasks: list[asyncio.Task[None]] = []
         self._started = False
@@ -165,7 +165,7 @@ class Supervisor:
                 while child.status is None:
                     if await _ask(part.probe):
                         return None
-                    await _first(child.exited.wait(), asyncio.sleep(_PROBE_SECONDS))
+                    await first(child.exited.wait(), asyncio.sleep(_PROBE_SECONDS))
         except TimeoutError:
             await self._children.stop(child, part.stop_seconds)
             kept.child = None
@@ -186,7 +186,7 @@ class Supervisor:
         kept.was_ready = True
         kept.ready.set()
         if self._started:
-            self._changed()
+            self.changed()
 
     def _first_failure(self, part: Part, reason: str) -> str:
         log = self.log_of(part.name)
@@ -248,11 +248,13 @@ async def _ask(question: Callable[[], Awaitable[bool | None]]) -> bool:
         return False
 
 
-async def _first(*waits: Awaitable[object]) -> None:
-    """Wait for the first of several; cancel the others."""
+async def first(*waits: Awaitable[object]) -> None:
+    """Wait for the first of several and cancel the others; raises what it raised."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
     finally:
         for task in tasks:
             task.cancel()

@@ -1,0 +1,66 @@
+"""A server that already speaks OpenAI's API, in the place of the local engine."""
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+import yaml
+
+from tollhouse.adapters.configuration import Configuration
+from tollhouse.cli.parts import LOCAL_CLUSTER
+from tollhouse.cli.probes import Address
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Where it is, and whether Envoy talks TLS to it."""
+
+    url: str
+    address: Address
+    trusted_ca: Path | None
+    """Certificates that vouch for it; None: plain HTTP."""
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Read `http[s]://host[:port][/v1]`. Raises ValueError, worded for a person."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"`{url}` is not http://HOST:PORT")
+        if parts.path.rstrip("/") not in ("", "/v1"):
+            raise ValueError(
+                f"`{url}`: only a server whose API is under /v1 can be used;"
+                " leave the path out"
+            )
+        if parts.username or parts.query or parts.fragment:
+            raise ValueError(f"`{url}`: only scheme, host and port are of use here")
+        is_tls = parts.scheme == "https"
+        port = parts.port or (443 if is_tls else 80)
+        trusted = ssl.get_default_verify_paths().cafile if is_tls else None
+        if is_tls and trusted is None:
+            raise ValueError(f"`{url}`: no system certificates to verify it with")
+        return cls(
+            url,
+            Address(host=parts.hostname, port=port),
+            None if trusted is None else Path(trusted),
+        )
+
+    @property
+    def host(self) -> str:
+        """The Host header it expects."""
+        return urlsplit(self.url).netloc
+
+
+def for_backend(configuration: Configuration) -> Configuration:
+    """Return the configuration with all models served by the one backend."""
+    models = {
+        name: model.model_copy(update={"cluster": LOCAL_CLUSTER, "provider": "openai"})
+        for name, model in configuration.models.items()
+    }
+    return configuration.model_copy(update={"models": models})
+
+
+def to_yaml(configuration: Configuration) -> str:
+    """Return the text of a tollhouse.yaml that says the same."""
+    return yaml.safe_dump(configuration.model_dump(mode="json"), sort_keys=False)
