@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from tollhouse.core.exchange import Beat, Release, Settlement
 from tollhouse.core.ids import created_ms
 from tollhouse.core.problems import ProtocolError
 from tollhouse.core.usage import (
@@ -26,7 +27,6 @@ class Line(msgspec.Struct, frozen=True):
     type: str
     exchange: str
     tenant: str
-    key_id: str
     started_at: str
     duration_ms: int | None
     code: int
@@ -49,44 +49,6 @@ class Metered:
     usage: TokenUsage | None
     first_ms: int
     finished: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """The exchange was never admitted: give back what it may have reserved."""
-
-    exchange_id: str
-    tenant: str
-    key_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """An admitted exchange runs; these are its counts so far."""
-
-    exchange_id: str
-    facts: Facts
-    usage: TokenUsage
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """An admitted exchange ended; these are its final counts.
-
-    Times are Unix milliseconds. `flags` are Envoy's response flags, empty for a
-    clean end.
-    """
-
-    exchange_id: str
-    facts: Facts
-    kind: UsageKind
-    usage: TokenUsage
-    input_source: CountSource
-    output_source: CountSource
-    started_ms: int
-    first_ms: int
-    ended_ms: int
-    flags: str
 
 
 Entry = Release | Beat | Settlement
@@ -119,15 +81,27 @@ def judge(line: Line) -> Entry | None:
     """
     ended = line.type == "DownstreamEnd"
     if not line.admitted:
-        return Release(line.exchange, line.tenant, line.key_id) if ended else None
+        return Release(line.exchange, line.tenant) if ended else None
     if line.facts is None:
         raise ProtocolError("an admitted line without facts")
     facts = decode_facts(line.facts)
     metered = read_meter(line.meter)
-    if not ended:
-        return Beat(line.exchange, facts, _counted(metered, facts)[0])
-    kind, usage, input_source, output_source = _final(line, facts, metered)
+    first_ms = metered.first_ms if metered else 0
     started_ms = round(float(line.started_at) * 1000)
+    at_ms = max(created_ms(line.exchange), started_ms + (line.duration_ms or 0))
+    if not ended:
+        usage, input_source, output_source = _counted(metered, facts)
+        return Beat(
+            exchange_id=line.exchange,
+            facts=facts,
+            usage=usage,
+            input_source=input_source,
+            output_source=output_source,
+            started_ms=started_ms,
+            first_ms=first_ms,
+            at_ms=at_ms,
+        )
+    kind, usage, input_source, output_source = _final(line, facts, metered)
     return Settlement(
         exchange_id=line.exchange,
         facts=facts,
@@ -136,8 +110,8 @@ def judge(line: Line) -> Entry | None:
         input_source=input_source,
         output_source=output_source,
         started_ms=started_ms,
-        first_ms=metered.first_ms if metered else 0,
-        ended_ms=max(created_ms(line.exchange), started_ms + (line.duration_ms or 0)),
+        first_ms=first_ms,
+        ended_ms=at_ms,
         flags=line.flags or "",
     )
 

@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import grpc
 import structlog
@@ -45,6 +46,8 @@ from tollhouse.pb.envoy.service.ext_proc.v3 import (
 
 log = structlog.get_logger()
 
+SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
+
 _AWAY = Problem(
     Kind.UNAVAILABLE,
     "Limits can't be checked right now; try again in a moment.",
@@ -63,10 +66,14 @@ class ExternalProcessorServicer(ext_proc_grpc.ExternalProcessorServicer):
         self._proof = proof
         self._releases: set[asyncio.Task[None]] = set()
 
-    async def Process(  # type: ignore[override]  # noqa: N802
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register on a server."""
+        ext_proc_grpc.add_ExternalProcessorServicer_to_server(self, server)
+
+    async def Process(  # noqa: N802
         self,
         request_iterator: AsyncIterator[ext_proc.ProcessingRequest],
-        context: grpc.aio.ServicerContext,
+        context: "grpc.aio.ServicerContext[Any, Any]",
     ) -> AsyncIterator[ext_proc.ProcessingResponse]:
         """Run one admission over one stream."""
         id_ = exchange_id(time.time_ns() // 1_000_000, os.urandom(10))

@@ -16,7 +16,8 @@ from tollhouse.adapters.ledger import LedgerReader
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.positions import Positions
-from tollhouse.core.ledger import Beat, Release, Settlement, judge, parse
+from tollhouse.core.exchange import Beat, Release, Settlement
+from tollhouse.core.ledger import judge, parse
 from tollhouse.core.problems import ProtocolError, Unavailable
 
 log = structlog.get_logger()

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tollhouse.core.exchange import Beat, Release, Settlement
 from tollhouse.core.ids import exchange_id
-from tollhouse.core.ledger import Beat, Release, Settlement, judge, parse
+from tollhouse.core.ledger import judge, parse
 from tollhouse.core.problems import ProtocolError
 from tollhouse.core.usage import CountSource, Facts, TokenUsage, UsageKind
 
@@ -93,7 +94,7 @@ class TestEnd:
 
     def test_releases_what_was_not(self):
         """Without `admitted` the reply was lost: all is given back, no record."""
-        assert Release(ID, "acme", "k") == judged(admitted=None, facts=None)
+        assert Release(ID, "acme") == judged(admitted=None, facts=None)
 
     def test_never_ends_before_the_exchange_began(self):
         """A stepped clock must not bill an hour before the id's."""
@@ -166,7 +167,16 @@ class TestKind:
 class TestPeriodic:
     def test_beats_while_it_runs(self):
         """The lease is extended and the counts are checkpointed."""
-        assert Beat(ID, FACTS, COUNTED) == judged(type="DownstreamPeriodic", code=200)
+        assert Beat(
+            exchange_id=ID,
+            facts=FACTS,
+            usage=COUNTED,
+            input_source=BACKEND,
+            output_source=BACKEND,
+            started_ms=STARTED,
+            first_ms=1_700_000_000_200,
+            at_ms=STARTED + 1000,
+        ) == judged(type="DownstreamPeriodic")
 
     def test_says_nothing_before_admission(self):
         """A held admission has nothing to beat for."""
