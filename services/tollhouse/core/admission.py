@@ -132,13 +132,15 @@ class State(Enum):
 class Admission:
     """One request on its way to a model."""
 
+    # Set on the way: from IDENTIFIED, RESERVING and RESERVING on.
+    _headers: RequestHeaders
+    _request: Request
+    _reservation: Reservation
+
     def __init__(self, exchange_id: ExchangeId, catalog: Catalog) -> None:
         self.state = State.IDLE
         self._exchange_id = exchange_id
         self._catalog = catalog
-        self._headers: RequestHeaders | None = None
-        self._request: Request | None = None
-        self._reservation: Reservation | None = None
 
     def receive(self, event: Event) -> Command | None:
         """Advance by one event; return what must be done now.
@@ -164,7 +166,6 @@ class Admission:
                 raise over_limit(refused)
             case State.RESERVING, StreamEnded():
                 self.state = State.RELEASED
-                assert self._reservation is not None
                 return Release(self._reservation)
             case _, StreamEnded():
                 return None
@@ -186,10 +187,8 @@ class Admission:
         return Identify(self._exchange_id, event.principal)
 
     def _reserve(self, event: RequestBody) -> Command:
-        headers = self._headers
-        assert headers is not None
-        principal = headers.principal
-        request = parse(OPERATIONS[headers.path], event.body)
+        principal = self._headers.principal
+        request = parse(OPERATIONS[self._headers.path], event.body)
         model = self._model(request, principal)
         fit(request, model)
         plan = self._plan(principal)
@@ -220,11 +219,8 @@ class Admission:
         return Reserve(self._reservation)
 
     def _admit(self, granted: Granted) -> Command:
-        request, reservation = self._request, self._reservation
-        assert request is not None
-        assert reservation is not None
         self.state = State.ADMITTED
-        facts = reservation.facts
+        request, facts = self._request, self._reservation.facts
         body, injected = forwarded(request, self._catalog.models[facts.served_model])
         return Admit(
             body=body,
