@@ -158,6 +158,8 @@ class Children:
         self._bury_orphans()
         watchdog = self._watchdog
         if watchdog is not None and watchdog.poll() is not None:
+            if watchdog.stdin is not None:
+                watchdog.stdin.close()
             self._start_watchdog()
 
     def _ended(self, child: Child) -> None:

@@ -20,6 +20,7 @@ from tollhouse.cli.state import write_whole
 from tollhouse.cli.supervisor import PartError, Supervisor, first
 
 _ANSWER_SECONDS = 15.0
+_LOGS_EVERY_SECONDS = 30.0
 
 
 class Running:
@@ -55,7 +56,9 @@ class Running:
             supervisor.changed = lambda: self._write_ready(supervisor)
             self._install_signals(children)
             try:
-                await first(self._serve(supervisor), self._asked.wait())
+                await first(
+                    self._serve(supervisor), self._bound_logs(), self._asked.wait()
+                )
             finally:
                 await self._stop(supervisor)
 
@@ -69,6 +72,11 @@ class Running:
         self._write_ready(supervisor)
         self._announce()
         await supervisor.broken()
+
+    async def _bound_logs(self) -> None:
+        while True:
+            await asyncio.sleep(_LOGS_EVERY_SECONDS)
+            self._stack.state.bound_logs()
 
     async def _stop(self, supervisor: Supervisor) -> None:
         began = time.monotonic()

@@ -75,6 +75,13 @@ class StateDirectory:
             with contextlib.suppress(FileNotFoundError):
                 log.rename(log.with_suffix(".log.1"))
 
+    def bound_logs(self, largest_bytes: int = 64 * 1024 * 1024) -> None:
+        """Begin logs that grew too large anew; the parts go on writing to them."""
+        for log in self.logs.glob("*.log"):
+            if log.stat().st_size > largest_bytes:
+                shutil.copyfile(log, log.with_suffix(".log.1"))
+                os.truncate(log, 0)  # they append, so they follow
+
     def clear_run(self) -> None:
         """Remove the run directory and the link to it."""
         shutil.rmtree(self.run, ignore_errors=True)

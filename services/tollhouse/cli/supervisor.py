@@ -138,7 +138,7 @@ class Supervisor:
                 raise PartError(self._first_failure(part, reason))
             if time.monotonic() - began > STABLE_SECONDS:
                 kept.failures = 0
-            delay = _backoff(kept.failures)
+            delay = backoff(kept.failures)
             kept.failures += 1
             self._console.warning(
                 f"{part.name} {reason}; starting it again in {delay:.1f} s"
@@ -235,7 +235,8 @@ def last_line(log: Path) -> str:
     return next((it[:300] for it in reversed(lines) if it), "")
 
 
-def _backoff(failures: int) -> float:
+def backoff(failures: int) -> float:
+    """Seconds to wait after this many failures in a row."""
     longest = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0**failures)
     # Jitter keeps parts that failed together from coming back together.
     return longest * random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
@@ -258,3 +259,4 @@ async def first(*waits: Awaitable[object]) -> None:
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
