@@ -7,6 +7,7 @@ only seed, end_id, min_tokens, max_tokens and the stop words.
 import hashlib
 import math
 import os
+import pathlib
 import random
 import re
 import time
@@ -41,9 +42,9 @@ class Engine:
         observe: Callable[[int, int], None],
     ) -> None:
         self.observe = observe
-        folder = parameters["release_dir"]
+        file = pathlib.Path(parameters["release_dir"], "tokenizer.json")
         self.contract = contract
-        self.tokenizer = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
+        self.tokenizer = Tokenizer.from_file(str(file))
         special = {
             number
             for number, token in self.tokenizer.get_added_tokens_decoder().items()
@@ -60,8 +61,10 @@ class Engine:
 
     def _documents(self, path: str) -> list[list[int]]:
         """Return the corpus as answers: each begins like a turn and ends like one."""
-        with open(path, encoding="utf-8") as lines:
-            turns = [f"<|im_start|>assistant\n{line.strip()}<|im_end|>" for line in lines]
+        with pathlib.Path(path).open(encoding="utf-8") as lines:
+            turns = [
+                f"<|im_start|>assistant\n{line.strip()}<|im_end|>" for line in lines
+            ]
         return [encoding.ids for encoding in self.tokenizer.encode_batch(turns)]
 
     def next_token(self, before: int, last: int, rng: random.Random) -> int:
@@ -106,8 +109,8 @@ class Generation:
         self._fault_kind = kind
         self._fault_after = int(value)
         self._before, self._last = ([-1, -1, *tokens])[-2:]
-        self._stream = bool(self._scalar(contract.stream, False))
-        self._exclude_input = bool(self._scalar(contract.exclude_input, False))
+        self._stream = bool(self._scalar(contract.stream))
+        self._exclude_input = bool(self._scalar(contract.exclude_input))
         self._end_id = int(self._scalar(contract.end_id, engine.end))
         self._min_tokens = int(self._scalar(contract.min_tokens, 0))
         seed = f"{int(self._scalar(contract.seed, 0))}:{self._prompt}"
@@ -123,7 +126,7 @@ class Generation:
                 "perf_metrics",
                 "finish_reason",
             )
-            if self._scalar(f"return_{name}", False)
+            if self._scalar(f"return_{name}")
         }
         self._outputs = frozenset(request.requested_output_names())
         self._arrival_ns = time.time_ns()
@@ -135,7 +138,7 @@ class Generation:
         value = pb_utils.get_input_tensor_by_name(self._request, name)
         return None if value is None else value.as_numpy().reshape(-1)
 
-    def _scalar(self, name: str | None, default: object = None) -> object:
+    def _scalar(self, name: str | None, default: float | None = None) -> object:
         value = self._tensor(name)
         return default if value is None else value[0]
 

@@ -90,6 +90,8 @@ class Trigrams:
     def next_token(self, before: int, last: int, rng: random.Random) -> int:
         """Return the next token after `before`, `last`."""
         choices = (
-            self._after_pair.get((before, last)) or self._after_one.get(last) or self._any
+            self._after_pair.get((before, last))
+            or self._after_one.get(last)
+            or self._any
         )
         return choices[int(rng.random() * len(choices))]

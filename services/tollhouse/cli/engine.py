@@ -3,13 +3,13 @@
 Nothing here starts or stops a process: the supervisor does. The functions, in the
 order in which it calls them:
 
-    tools = find_tools()                                    raises EngineMissing
+    tools = find_tools()                          raises EngineMissing
     prefix = shm_prefix(state_dir)
-    remove_stale_shm(prefix)                                only under the state lock
-    repository = render_repository(run_dir / "models", truth_log=state_dir / "truth.jsonl")
-    process = server_process(tools, repository, ports, prefix)   .command, .environment
-    is_ready(ports)                                         poll until True (0.3 s - 2 s)
-    write_models_file(run_dir / "models.yaml")              TOLLHOUSE_MODELS_FILE
+    remove_stale_shm(prefix)                      only under the state lock
+    repository = render_repository(run_dir / "models", truth_log=truth_log)
+    process = server_process(tools, repository, ports, prefix)
+    is_ready(ports)                               poll until True: 0.3 s to 2 s
+    write_models_file(run_dir / "models.yaml")    TOLLHOUSE_MODELS_FILE
 
 `process.environment` is the whole environment of the child, not an addition. The
 frontend's TOLLHOUSE_TRITON_TARGET is `ports.target`. SIGTERM stops the server within
@@ -107,7 +107,7 @@ def repository_root() -> Path:
     """
     root = Path(__file__).resolve().parents[3]
     if not (root / "deploy" / "engine" / "model" / "model.py").is_file():
-        msg = "the local engine needs a checkout of the repository (deploy/engine is absent)"
+        msg = "the local engine needs a checkout of the repository"
         raise EngineMissing(msg)
     return root
 
@@ -154,7 +154,9 @@ def _find_libpython(venv: Path) -> str:
     if folder and (Path(folder) / library).is_file():
         return folder
     ldconfig = shutil.which("ldconfig") or "/sbin/ldconfig"
-    known = subprocess.run([ldconfig, "-p"], capture_output=True, text=True, check=False)
+    known = subprocess.run(
+        [ldconfig, "-p"], capture_output=True, text=True, check=False
+    )
     if library in known.stdout:
         return ""
     msg = f"{library} is not installed: apt install libpython{version}"
@@ -206,7 +208,8 @@ def render_repository(
         shutil.copyfile(source, version / source.name)
     tensors = (engine / "model" / f"{contract}.pbtxt").read_text()
     rendered = "".join(
-        f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}\n"
+        f"parameters {{ key: {_quoted(key)} "
+        f"value {{ string_value: {_quoted(value)} }} }}\n"
         for key, value in values.items()
     )
     (folder / "config.pbtxt").write_text(f"name: {_quoted(model)}\n{tensors}{rendered}")
@@ -299,7 +302,7 @@ def write_models_file(
         f"  {model}:\n"
         f"    triton_model: {model}\n"
         f"    contract: {contract}\n"
-        f'    release_dir: {_quoted(release_dir())}\n'
+        f"    release_dir: {_quoted(release_dir())}\n"
         f"    context: {limit}\n"
     )
     return path

@@ -98,9 +98,7 @@ class Form:
         return sse.event(data, comment=usage.comment()) + sse.DONE
 
     def _event(self, middle: bytes, usage: Usage) -> bytes:
-        return sse.event(
-            self._open + middle + self._close, comment=usage.comment()
-        )
+        return sse.event(self._open + middle + self._close, comment=usage.comment())
 
     def whole(self, results: Sequence[ChoiceResult], usage: Usage) -> bytes:
         """Return the answer in one piece."""

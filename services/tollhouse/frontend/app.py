@@ -30,6 +30,7 @@ _PARSERS: dict[str, Callable[[bytes], Request]] = {
     "/v1/chat/completions": parse_chat,
     "/v1/completions": parse_completion,
 }
+_SERVER_ERROR = 500
 _JSON = b"application/json"
 _SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -120,7 +121,7 @@ class _Exchange:
         except _CallerLeft:
             pass
         except Problem as problem:
-            outcome = "failed" if problem.status >= 500 else "refused"
+            outcome = "failed" if problem.status >= _SERVER_ERROR else "refused"
             await self._fail(problem)
         except Unavailable as unavailable:
             outcome = "failed"
@@ -143,9 +144,7 @@ class _Exchange:
 
     async def _stream(self, prepared: Prepared) -> None:
         form = prepared.form
-        pieces = merged(
-            prepared.choices, self._service.triton, self._service.patience
-        )
+        pieces = merged(prepared.choices, self._service.triton, self._service.patience)
         opened = set()
         async with aclosing(pieces):
             async for piece in pieces:
@@ -179,9 +178,7 @@ class _Exchange:
 
     async def _whole(self, prepared: Prepared) -> None:
         results = [ChoiceResult() for _ in prepared.choices]
-        pieces = merged(
-            prepared.choices, self._service.triton, self._service.patience
-        )
+        pieces = merged(prepared.choices, self._service.triton, self._service.patience)
         async with aclosing(pieces):
             async for piece in pieces:
                 result = results[piece.choice.index]
@@ -198,9 +195,7 @@ class _Exchange:
         the server drop the connection, so that no client takes it for whole.
         """
         if not self._answering:
-            await _respond(
-                self._send, problem.status, problem.body(), problem.headers
-            )
+            await _respond(self._send, problem.status, problem.body(), problem.headers)
         elif self._prepared is not None:
             block = broken(problem, self._prepared.usage())
             await self._send(

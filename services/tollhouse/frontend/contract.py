@@ -102,7 +102,9 @@ CONTRACTS: Mapping[str, Contract] = {
     "tensorrt_llm_bls": _engine("tensorrt_llm_bls"),
     "llmapi": Contract(
         name="llmapi",
-        sampling={key: (f"sampling_param_{key}", kind) for key, kind in _SHARED.items()},
+        sampling={
+            key: (f"sampling_param_{key}", kind) for key, kind in _SHARED.items()
+        },
         max_tokens="sampling_param_max_tokens",
         stream="streaming",
         stop_words=None,

@@ -2,7 +2,7 @@
 
 import asyncio
 import codecs
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from tollhouse.adapters.triton import Answer, Inference, Patience, Response, Triton
@@ -68,7 +68,9 @@ class Choice:
         self._seen = 0
         self._counted: list[str] = []
 
-    async def pieces(self, triton: Triton, patience: Patience) -> AsyncIterator[Piece]:
+    async def pieces(
+        self, triton: Triton, patience: Patience
+    ) -> AsyncGenerator[Piece, None]:
         """Yield the answer as it comes; close the iterator to give it up."""
         answer = triton.infer(self._inference(), patience)
         try:
@@ -77,7 +79,7 @@ class Choice:
         finally:
             answer.cancel()
 
-    async def _read(self, answer: Answer) -> AsyncIterator[Piece]:
+    async def _read(self, answer: Answer) -> AsyncGenerator[Piece, None]:
         reason = ""
         while True:
             response = await answer.read()
@@ -152,7 +154,7 @@ class Choice:
 
 async def merged(
     choices: Sequence[Choice], triton: Triton, patience: Patience
-) -> AsyncIterator[Piece]:
+) -> AsyncGenerator[Piece, None]:
     """Yield the pieces of all choices as they come; the first failure ends all.
 
     The caller must close the iterator: that cancels what still runs.
@@ -163,7 +165,7 @@ async def merged(
             async for piece in pieces:
                 yield piece
         finally:
-            await pieces.aclose()  # type: ignore[attr-defined]
+            await pieces.aclose()
         return
     # One piece waits per choice, so that a slow reader slows the engine's streams.
     queue: asyncio.Queue[Piece | Exception | None] = asyncio.Queue(len(choices))
@@ -201,7 +203,7 @@ async def _pump(
     except Exception as error:  # noqa: BLE001 - raised again by the reader
         await queue.put(error)
     finally:
-        await pieces.aclose()  # type: ignore[attr-defined]
+        await pieces.aclose()
 
 
 def fitting_max_tokens(

@@ -61,6 +61,8 @@ class Release:
             except Exception as error:
                 raise StartError(f"{template}: is not a chat template") from error
         end = generation.get("eos_token_id")
+        if isinstance(end, list):  # the first of several
+            end = next(iter(end), None)
         return cls(
             tokenizer=tokenizer,
             neutraliser=Neutraliser(special),
@@ -70,7 +72,7 @@ class Release:
                 for key in _DEFAULTS
                 if isinstance(generation.get(key), int | float)
             },
-            end_id=end[0] if isinstance(end, list) and end else end,
+            end_id=end,
             longest_token=max(len(token.encode()) for token in tokenizer.get_vocab()),
         )
 

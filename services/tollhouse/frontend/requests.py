@@ -195,9 +195,7 @@ def _request(
         _refuse("`stream_options` needs `stream: true`.", "stream_options")
     caps = [cap for cap in (body.max_tokens, body.max_completion_tokens) if cap]
     sampling = {
-        name: value
-        for name in _SAMPLING
-        if (value := getattr(body, name)) is not None
+        name: value for name in _SAMPLING if (value := getattr(body, name)) is not None
     }
     return Request(
         model=body.model,
@@ -205,7 +203,8 @@ def _request(
         prompt=prompt,
         stream=stream,
         include_usage=(
-            body.stream_options is not None and body.stream_options.include_usage is True
+            body.stream_options is not None
+            and body.stream_options.include_usage is True
         ),
         max_tokens=min(caps, default=None),
         choices=body.n or 1,

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import stat
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ async def serve(
     # It reports a stream that we end without its end, which we do on purpose.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
-        application,  # type: ignore[arg-type]
+        application,
         http="httptools",
         ws="none",
         lifespan="off",
@@ -90,23 +91,30 @@ def listening(listen: str) -> Iterator[socket.socket]:
 
 
 def _bind_path(path: Path) -> socket.socket:
-    """Bind a socket file for our user alone; replace one that nobody serves."""
+    """Bind a socket file for our user and group; replace one that nobody serves."""
+    if _is_served(path):
+        raise StartError(f"can't listen on {path}: another process serves it")
     listener = socket.socket(socket.AF_UNIX)
+    umask = os.umask(0o117)  # the mode must hold from the first moment: no chmod
     try:
         if path.exists() and stat.S_ISSOCK(path.lstat().st_mode):
-            with socket.socket(socket.AF_UNIX) as probe:
-                if probe.connect_ex(str(path)) == 0:
-                    raise StartError(f"can't listen on {path}: another process does")
             path.unlink()
         listener.bind(str(path))
-        path.chmod(0o660)
     except OSError as error:
         listener.close()
-        raise StartError(f"can't listen on {path}: {error.strerror or error}") from error
-    except StartError:
-        listener.close()
-        raise
+        reason = error.strerror or error
+        raise StartError(f"can't listen on {path}: {reason}") from error
+    finally:
+        os.umask(umask)
     return listener
+
+
+def _is_served(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            return probe.connect_ex(str(path)) == 0
+        except OSError:  # the path is too long for a socket: binding says so
+            return False
 
 
 def _bind_port(listen: str) -> socket.socket:

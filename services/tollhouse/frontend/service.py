@@ -49,7 +49,10 @@ class Service:
     async def is_ready(self) -> bool:
         """Whether Triton has every model loaded."""
         answers = await asyncio.gather(
-            *(self.triton.is_ready(model.triton_model) for model in self.models.values())
+            *(
+                self.triton.is_ready(model.triton_model)
+                for model in self.models.values()
+            )
         )
         return all(answers)
 
@@ -73,7 +76,7 @@ class Service:
         exchange_id = headers.get(b"x-tollhouse-exchange", b"").decode("latin-1")
         if not _EXCHANGE.fullmatch(exchange_id):
             exchange_id = str(uuid.uuid4())
-        traceparent = headers.get(b"traceparent", b"").decode("latin-1")
+        traceparent = headers.get(b"traceparent", b"").decode("ascii", "ignore")
         ask = Ask(
             model=model,
             prompt=prompt,
@@ -83,7 +86,7 @@ class Service:
             stops=request.stops,
             sampling=_sampling(model, request),
             request_id=exchange_id,
-            metadata=(("traceparent", traceparent),) if traceparent.isascii() and traceparent else (),
+            metadata=(("traceparent", traceparent),) if traceparent else (),
         )
         seed = request.seed
         if seed is None and request.choices > 1:
@@ -123,7 +126,7 @@ async def _count(model: Model, prompt: str) -> int:
     if release.surely_exceeds(len(prompt), model.context):
         raise Problem(
             Kind.CONTEXT_LENGTH,
-            f"This model's context is {model.context} tokens, and the prompt is longer.",
+            f"This model's context is {model.context} tokens; the prompt is longer.",
             "messages",
         )
     return await asyncio.to_thread(release.count, prompt)

@@ -1,6 +1,6 @@
 """The model's chat template: Jinja in a sandbox, over messages made harmless."""
 
-import datetime
+import datetime as dt
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -96,4 +96,4 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def _strftime_now(form: str) -> str:
-    return datetime.datetime.now(datetime.UTC).strftime(form)
+    return dt.datetime.now(dt.UTC).strftime(form)
