@@ -1,0 +1,242 @@
+"""What the cache remembers, for how long, and what it costs; the clock is by hand."""
+
+import asyncio
+
+import pytest
+
+from tollhouse.authz.cache import (
+    AHEAD_SECONDS,
+    FRESH_SECONDS,
+    KEPT_SECONDS,
+    RETRY_SECONDS,
+    Cache,
+)
+from tollhouse.core.problems import ProtocolError, Unavailable
+
+
+class Store:
+    """What is looked up: values, outages, and a count of questions."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.failure: Exception | None = None
+        self.asked: list[tuple[str, str | None]] = []
+        self.gate: asyncio.Event | None = None
+        self.now = 1000.0
+
+    async def find(self, digest: str, value: str | None) -> str | None:
+        self.asked.append((digest, value))
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        return self.values.get(digest)
+
+    def clock(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def cache(store: Store) -> Cache[str]:
+    return Cache(store.find, most_known=3, most_unknown=3, clock=store.clock)
+
+
+async def settle() -> None:
+    """Let background look-ups end."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_known(store, cache):
+    """Fresh values are answered from memory."""
+    store.values["a"] = "A"
+
+    assert [await cache.get("a") for _ in range(5)] == ["A"] * 5
+    assert store.asked == [("a", None)]
+
+
+async def test_unknown(store, cache):
+    """So is that there is none, for the same time, and not longer."""
+    assert await cache.get("a") is None
+    store.values["a"] = "A"
+    store.now += FRESH_SECONDS - 0.01
+    assert await cache.get("a") is None
+    store.now += 0.01
+
+    assert await cache.get("a") == "A"
+    assert len(store.asked) == 2
+
+
+async def test_ahead(store, cache):
+    """A value in use is looked up again before it is stale; nobody waits."""
+    store.values["a"] = "A"
+    await cache.get("a")
+    store.now += AHEAD_SECONDS
+    store.gate = asyncio.Event()
+    assert await cache.get("a") == "A"
+    assert await cache.get("a") == "A"
+    store.values["a"] = "B"
+    store.gate.set()
+    await settle()
+
+    assert await cache.get("a") == "B"
+    assert store.asked == [("a", None), ("a", "A")]
+
+
+async def test_stale(store, cache):
+    """A stale value is never answered while Redis can be asked."""
+    store.values["a"] = "A"
+    await cache.get("a")
+    del store.values["a"]
+    store.now += FRESH_SECONDS
+
+    assert await cache.get("a") is None
+
+
+async def test_age_counts_from_the_question(store, cache):
+    """An answer that took long is as old as its question."""
+    store.values["a"] = "A"
+    store.gate = asyncio.Event()
+    first = asyncio.create_task(cache.get("a"))
+    await settle()
+    store.now += FRESH_SECONDS
+    store.gate.set()
+    assert await first == "A"
+    await cache.get("a")
+
+    assert len(store.asked) == 2
+
+
+async def test_single_flight(store, cache):
+    """However many ask, one look-up per key is under way."""
+    store.values["a"] = "A"
+    store.gate = asyncio.Event()
+    many = [asyncio.create_task(cache.get("a")) for _ in range(50)]
+    await settle()
+    store.gate.set()
+
+    assert await asyncio.gather(*many) == ["A"] * 50
+    assert len(store.asked) == 1
+
+
+async def test_a_client_leaves(store, cache):
+    """One who gives up does not take the look-up of the others with it."""
+    store.values["a"] = "A"
+    store.gate = asyncio.Event()
+    leaves, stays = (asyncio.create_task(cache.get("a")) for _ in range(2))
+    await settle()
+    leaves.cancel()
+    await settle()
+    store.gate.set()
+
+    assert await stays == "A"
+    assert leaves.cancelled()
+
+
+async def test_unknown_evict_unknown_only(store, cache):
+    """Whoever tries keys can't push out a known one, nor fill the memory."""
+    store.values["a"] = "A"
+    await cache.get("a")
+    for number in range(100):
+        assert await cache.get(f"bad-{number}") is None
+    store.failure = Unavailable("away")
+
+    assert await cache.get("a") == "A"
+    assert len(cache._unknown) == 3
+    assert len(cache._known) == 1
+
+
+async def test_known_are_bounded(store, cache):
+    """Of too many known keys the one unused for longest goes."""
+    store.values.update(a="A", b="B", c="C", d="D")
+    for digest in ("a", "b", "c", "a", "d"):
+        await cache.get(digest)
+    store.asked.clear()
+    for digest in ("a", "c", "d", "b"):
+        await cache.get(digest)
+
+    assert store.asked == [("b", None)]
+
+
+async def test_away(store, cache):
+    """Redis away: known keys go on for the stated time; then nothing can be said."""
+    store.values["a"] = "A"
+    await cache.get("a")
+    begin = store.now
+    store.failure = Unavailable("away")
+    for age in (FRESH_SECONDS, 10.0, KEPT_SECONDS - 0.01):
+        store.now = begin + age
+        assert await cache.get("a") == "A"
+    store.now = begin + KEPT_SECONDS
+
+    with pytest.raises(Unavailable):
+        await cache.get("a")
+
+
+async def test_away_unknown(store, cache):
+    """Redis away: no other key is called unknown, not even one that just was."""
+    assert await cache.get("a") is None
+    store.failure = Unavailable("away")
+    store.now += FRESH_SECONDS
+    for digest in ("a", "b"):
+        with pytest.raises(Unavailable):
+            await cache.get(digest)
+
+
+async def test_back(store, cache):
+    """Redis back: the next question is answered from it."""
+    store.values["a"] = "A"
+    await cache.get("a")
+    store.failure = Unavailable("away")
+    store.now += 100
+    await cache.get("a")
+    store.failure = None
+    del store.values["a"]
+    store.now += RETRY_SECONDS
+
+    assert await cache.get("a") is None
+
+
+async def test_rest_after_failure(store, cache):
+    """While Redis hangs, a known key costs a look-up every quarter second only."""
+    store.values["a"] = "A"
+    await cache.get("a")
+    store.failure = Unavailable("away")
+    store.now += 10
+    store.asked.clear()
+    for _ in range(100):
+        assert await cache.get("a") == "A"
+        store.now += RETRY_SECONDS / 50
+
+    assert len(store.asked) == 2
+
+
+async def test_ahead_while_away(store, cache):
+    """A failed look-up ahead of time is nobody's error."""
+    store.values["a"] = "A"
+    await cache.get("a")
+    store.failure = Unavailable("away")
+    store.now += AHEAD_SECONDS
+    assert await cache.get("a") == "A"
+    await settle()
+
+    assert await cache.get("a") == "A"
+
+
+async def test_misread(store, cache):
+    """A record that can't be read says nothing about its key."""
+    store.failure = ProtocolError("key can't be read")
+    with pytest.raises(Unavailable):
+        await cache.get("a")
+
+
+async def test_bug(store, cache):
+    """An error we did not foresee reaches who asked."""
+    store.failure = KeyError("bug")
+    with pytest.raises(KeyError):
+        await cache.get("a")
