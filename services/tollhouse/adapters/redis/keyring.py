@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import redis
 
@@ -83,19 +84,20 @@ class Keyring:
     ) -> None:
         """Connect on first use; `clock` gives Unix seconds.
 
+        Raises ValueError for a URL that can't be one or holds a password.
+
         Without a pepper all is there but `create_key` and `find`, which raise
         KeyringError.
         """
-        try:
-            # Any: redis-py's types hold for both kinds of replies at once.
-            self._redis: Any = redis.Redis.from_url(
-                url,
-                decode_responses=True,
-                socket_timeout=_TIMEOUT_SECONDS,
-                socket_connect_timeout=_TIMEOUT_SECONDS,
-            )
-        except ValueError as error:
-            raise KeyringError(f"Redis URL {url!r}: {error}") from error
+        if urlsplit(url).password is not None:
+            raise ValueError("a Redis URL must not hold a password")
+        # Any: redis-py's types hold for both kinds of replies at once.
+        self._redis: Any = redis.Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=_TIMEOUT_SECONDS,
+            socket_connect_timeout=_TIMEOUT_SECONDS,
+        )
         self._pepper = pepper
         self._clock = clock
 
