@@ -21,6 +21,9 @@ from tollhouse.core.usage import (
 )
 
 
+_NO_FLAGS = "-"
+
+
 class Line(msgspec.Struct, frozen=True):
     """One ledger line as Envoy writes it; a value Envoy has not is null."""
 
@@ -33,7 +36,7 @@ class Line(msgspec.Struct, frozen=True):
     admitted: bool | None = None
     facts: str | None = None
     meter: str | None = None
-    flags: str | None = None
+    flags: str = _NO_FLAGS
     upstream_host: str | None = None
 
 
@@ -112,7 +115,7 @@ def judge(line: Line) -> Entry | None:
         started_ms=started_ms,
         first_ms=first_ms,
         ended_ms=at_ms,
-        flags=line.flags or "",
+        flags=_flags(line),
     )
 
 
@@ -170,7 +173,11 @@ def _counted(metered: Metered | None, facts: Facts) -> _Counts:
 def _reached_a_host(line: Line) -> bool:
     # UF: the connection failed, so no byte of the request was sent (Envoy's access
     # log documentation, RESPONSE_FLAGS).
-    return line.upstream_host is not None and "UF" not in (line.flags or "").split(",")
+    return line.upstream_host is not None and "UF" not in _flags(line).split(",")
+
+
+def _flags(line: Line) -> str:
+    return "" if line.flags == _NO_FLAGS else line.flags
 
 
 def _count(text: str) -> int:

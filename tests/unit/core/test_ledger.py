@@ -53,7 +53,7 @@ def line(**changes):
         "started_at": "1700000000.123",
         "duration_ms": 1000,
         "code": 200,
-        "flags": None,
+        "flags": "-",
         "details": "via_upstream",
         "upstream_cluster": "c",
         "upstream_host": "127.0.0.1:8000",
