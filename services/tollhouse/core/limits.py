@@ -10,6 +10,7 @@ drains exactly N grains per millisecond, and neither Python nor Lua ever rounds.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,14 @@ GRAINS = 60_000
 
 LimitName = Literal["requests", "units", "concurrent"]
 Scope = Literal["key", "tenant_model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """One token bucket: refill per minute, capacity in grains."""
+
+    rate: int
+    capacity: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +44,25 @@ class Allowance:
     concurrent: int | None = None
     burst_seconds: float = 10.0
 
-    @property
-    def requests_capacity(self) -> int:
-        """Capacity of the requests bucket in grains: the burst, at least one."""
-        rate = self.requests_per_minute or 0
-        return max(self._burst(rate), GRAINS) if rate else 0
+    def requests(self) -> Bucket | None:
+        """Requests bucket: holds the burst, at least one request."""
+        rate = self.requests_per_minute
+        if not rate:
+            return None if rate is None else Bucket(0, 0)
+        return Bucket(rate, max(GRAINS, round(rate * self.burst_seconds * 1000)))
 
-    @property
-    def units_capacity(self) -> int:
-        """Capacity of the units bucket in grains."""
-        return self._burst(self.units_per_minute or 0)
+    def units(self) -> Bucket | None:
+        """Units bucket: holds the burst."""
+        rate = self.units_per_minute
+        if rate is None:
+            return None
+        return Bucket(rate, round(rate * self.burst_seconds * 1000))
 
-    def _burst(self, rate: int) -> int:
-        return round(rate * self.burst_seconds * 1000)
 
-
-UNLIMITED = Allowance()
+SCOPES: tuple[Scope, ...] = ("key", "tenant_model")
+"""The scopes of a tenant's shard, in the order the scripts use them."""
+CONCURRENT_WAIT_MS = 1000
+"""What a refusal for too many exchanges at once guesses: one may end any time."""
 
 
 def debits(key: Allowance, tenant_model: Allowance) -> tuple[int, int, int, int]:
@@ -116,23 +128,24 @@ def drain(used: int, rate: int, elapsed_ms: int) -> int:
     return max(0, used - rate * max(0, elapsed_ms))
 
 
-def settle(used: int, correction: int) -> int:
-    """Charge (positive) or refund (negative) grains into a drained bucket."""
-    return max(0, used + correction)
+def correct(used: int, grains: int) -> int:
+    """Charge (positive) or refund (negative) a drained bucket."""
+    return max(0, used + grains)
 
 
-def wait_ms(used: int, cost: int, rate: int, capacity: int) -> int | None:
-    """Milliseconds until `cost` fits into a drained bucket; None: never."""
-    if cost > capacity:
-        return None
-    missing = used + cost - capacity
-    return -(-missing // rate) if missing > 0 else 0
+def wait_ms(used: int, cost: int, bucket: Bucket) -> float:
+    """Whole milliseconds until `cost` fits into a drained bucket; infinity: never."""
+    if cost > bucket.capacity:
+        return math.inf
+    missing = used + cost - bucket.capacity
+    return -(-missing // bucket.rate) if missing > 0 else 0
 
 
-def quota(rate: int, capacity: int, used: int) -> Quota:
+def quota(bucket: Bucket, used: int) -> Quota:
     """How a drained bucket looks from outside."""
-    remaining = max(0, capacity - used) // GRAINS
-    return Quota(rate, remaining, used / rate / 1000 if rate else 0.0)
+    remaining = max(0, bucket.capacity - used) // GRAINS
+    reset_seconds = used / bucket.rate / 1000 if bucket.rate else 0.0
+    return Quota(bucket.rate, remaining, reset_seconds)
 
 
 def tightest(one: Quota | None, other: Quota | None) -> Quota | None:
@@ -140,6 +153,67 @@ def tightest(one: Quota | None, other: Quota | None) -> Quota | None:
     if one is None or other is None:
         return one or other
     return one if one.remaining <= other.remaining else other
+
+
+class Limits:
+    """All limits of an exchange, in the order the scripts use them.
+
+    A `state` is a moment of them: grains used of each scope's requests bucket and units
+    bucket, then the exchanges that run in each scope; 0 where there is no such limit.
+    """
+
+    def __init__(self, key: Allowance, tenant_model: Allowance) -> None:
+        allowances = (key, tenant_model)
+        self.buckets = [
+            bucket for it in allowances for bucket in (it.requests(), it.units())
+        ]
+        self.concurrent = [it.concurrent for it in allowances]
+
+    def binding(self, units: int, state: Sequence[int]) -> tuple[int, float] | None:
+        """The limit that keeps one more exchange out longest, and for how many ms.
+
+        As its index in the state; the first of equals; infinity is never. None: there
+        is room in all.
+        """
+        waits: list[float] = []
+        for index, bucket in enumerate(self.buckets):
+            cost = (units if index % 2 else 1) * GRAINS
+            waits.append(wait_ms(state[index], cost, bucket) if bucket else 0)
+        for most, running in zip(
+            self.concurrent, state[len(self.buckets) :], strict=True
+        ):
+            full = most is not None and running >= most
+            waits.append((CONCURRENT_WAIT_MS if most else math.inf) if full else 0)
+        longest = max(waits)
+        return (waits.index(longest), longest) if longest else None
+
+    def granted(self, state: Sequence[int]) -> Granted:
+        """What a client that was admitted is told."""
+        return Granted(*self._tightest(state))
+
+    def refused(self, state: Sequence[int], index: int, wait: float) -> Refused:
+        """What a client is told whom the limit at `index` keeps out for `wait` ms."""
+        after = None if wait == math.inf else wait / 1000
+        told = self._tightest(state)
+        over = index - len(self.buckets)
+        if over >= 0:
+            most = self.concurrent[over] or 0
+            room = max(0, most - state[index])
+            return Refused("concurrent", SCOPES[over], after, most, room, *told)
+        name: LimitName = "units" if index % 2 else "requests"
+        seen = self._quota(state, index) or Quota(0, 0, 0.0)
+        scope = SCOPES[index // 2]
+        return Refused(name, scope, after, seen.limit, seen.remaining, *told)
+
+    def _tightest(self, state: Sequence[int]) -> tuple[Quota | None, Quota | None]:
+        return (
+            tightest(self._quota(state, 0), self._quota(state, 2)),
+            tightest(self._quota(state, 1), self._quota(state, 3)),
+        )
+
+    def _quota(self, state: Sequence[int], index: int) -> Quota | None:
+        bucket = self.buckets[index]
+        return None if bucket is None else quota(bucket, state[index])
 
 
 def format_reset(seconds: float) -> str:

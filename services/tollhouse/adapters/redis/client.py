@@ -25,13 +25,19 @@ from tollhouse.adapters.redis.connection import (
 )
 from tollhouse.core.problems import Unavailable
 
-__all__ = ["Argument", "Call", "Redis", "RedisReplyError", "Reply", "Script"]
+__all__ = [
+    "Argument",
+    "Redis",
+    "RedisReplyError",
+    "Reply",
+    "Run",
+    "Script",
+    "run_all",
+]
 
 Argument = str | bytes | int
 Reply = Any
 """bytes, int, None, or a list of these."""
-Call = tuple[Sequence[str], Sequence[Argument]]
-"""Keys and arguments of one run of a script."""
 
 # hiredis' stub takes the tuple for one of a single element.
 _pack = cast("Callable[[tuple[Argument, ...]], bytes]", pack_command)
@@ -225,25 +231,35 @@ class Script:
         await redis.call("SCRIPT", "LOAD", self.source)
         return await redis.call("EVALSHA", self.sha, len(keys), *keys, *arguments)
 
-    async def call_many(
-        self, redis: Redis, calls: Sequence[Call], *, budget_seconds: float
-    ) -> list[Reply]:
-        """Run it for each call, in order, in one round trip.
 
-        Raises for the first that failed; by then any number may have been applied.
-        """
-        commands = [
-            ("EVALSHA", self.sha, len(keys), *keys, *arguments)
-            for keys, arguments in calls
-        ]
-        replies = await redis.call_many(commands, budget_seconds=budget_seconds)
-        if any(_is_unknown(reply) for reply in replies):
-            await redis.call("SCRIPT", "LOAD", self.source)
-            replies = await redis.call_many(commands, budget_seconds=budget_seconds)
-        for reply in replies:
-            if isinstance(reply, RedisReplyError):
-                raise failure(reply)
-        return replies
+Run = tuple[Script, Sequence[str], Sequence[Argument]]
+"""One run of a script: its keys and arguments."""
+
+
+async def run_all(
+    redis: Redis, runs: Sequence[Run], *, budget_seconds: float
+) -> list[Reply]:
+    """Run scripts in order, in one round trip.
+
+    Raises for the first that failed; by then any number may have been applied. Where
+    Redis has forgotten a script all are run again, which each must allow.
+    """
+    commands = [
+        ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        for script, keys, arguments in runs
+    ]
+    replies = await redis.call_many(commands, budget_seconds=budget_seconds)
+    if any(_is_unknown(reply) for reply in replies):
+        sources = {script.source for script, _, _ in runs}
+        loads = [("SCRIPT", "LOAD", source) for source in sources]
+        replies = await redis.call_many(
+            [*loads, *commands], budget_seconds=budget_seconds
+        )
+        replies = replies[len(loads) :]
+    for reply in replies:
+        if isinstance(reply, RedisReplyError):
+            raise failure(reply)
+    return replies
 
 
 def _is_unknown(reply: Reply) -> bool:

@@ -18,8 +18,10 @@ _LATE_SECONDS = 0.002
 """A timer this late says that our own loop was busy, not Redis."""
 
 _PASSING = frozenset(
-    ("OOM", "READONLY", "LOADING", "BUSY", "UNKILLABLE", "MISCONF", "NOREPLICAS")
-    + ("MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK")
+    (
+        *("OOM", "READONLY", "LOADING", "BUSY", "UNKILLABLE", "MISCONF", "NOREPLICAS"),
+        *("MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK"),
+    )
 )
 """Error codes of a Redis that can't serve now but may later."""
 _REFUSING = frozenset(("NOAUTH", "WRONGPASS", "NOPERM", "DENIED"))
@@ -29,7 +31,7 @@ _INSIDE_SCRIPT = re.compile(r"-([A-Z]+) ")
 _MISSING = object()
 
 
-class RedisReplyError(ReplyError):  # type: ignore[misc]  # hiredis has no types
+class RedisReplyError(ReplyError):
     """An error reply."""
 
     @property

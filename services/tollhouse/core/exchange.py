@@ -1,0 +1,271 @@
+"""The life of one exchange's money: the reference of what the Lua scripts do.
+
+                ┌── beat ──┐
+    RESERVE ──▶ RESERVED ◀─┘ ── settle ──▶ SETTLED ◀── settle (adjusts) ── ABANDONED
+                │        └── reap ────────────────────────────────────────▶ ┘
+                └── release ──▶ RELEASED ── settle ──▶ SETTLED
+
+A pure function (stored state, event) → (new state, record, what the buckets get). Each
+event may come late, twice or after the state was lost, from any worker; an admitted
+exchange still gets exactly one record, and what the limits were charged is what the
+record says, except that an abandoned exchange keeps its reservation.
+"""
+
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from tollhouse.core.ids import created_ms
+from tollhouse.core.usage import (
+    ADJUSTMENT_SUFFIX,
+    CountSource,
+    Facts,
+    TokenUsage,
+    UsageKind,
+    UsageRecord,
+)
+
+RESTORE_MS = 600_000
+"""A beat this young opens an exchange that Redis has lost; less than a settled one is
+remembered for, so that a replayed ledger never opens it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Room was found in every limit; take it."""
+
+    exchange_id: str
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """It was never admitted: give back what it may have reserved."""
+
+    exchange_id: str
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """An admitted exchange runs; its counts so far, cumulative.
+
+    Unix milliseconds: `started_ms`; `first_ms` of the first token, 0 for never; `at_ms`
+    when this was written.
+    """
+
+    exchange_id: str
+    facts: Facts
+    usage: TokenUsage
+    input_source: CountSource
+    output_source: CountSource
+    started_ms: int
+    first_ms: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """An admitted exchange ended; its final counts, decided by the caller.
+
+    Unix milliseconds, `first_ms` 0 for never. `flags` are Envoy's response flags.
+    """
+
+    exchange_id: str
+    facts: Facts
+    kind: UsageKind
+    usage: TokenUsage
+    input_source: CountSource
+    output_source: CountSource
+    started_ms: int
+    first_ms: int
+    ended_ms: int
+    flags: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reap:
+    """Its lease ran out and no ledger knows an end."""
+
+    exchange_id: str
+
+
+Event = Reserve | Release | Beat | Settlement | Reap
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Open: holds a lease; `charged` units are taken from the buckets."""
+
+    facts: Facts
+    charged: int
+    last_beat: Beat | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """Reaped: `record` was written, `charged` units stay taken."""
+
+    charged: int
+    record: UsageRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Over: its record is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Over before it began: a RESERVE that comes now is refused."""
+
+
+Stored = Reserved | Abandoned | Settled | Released | None
+"""None: unknown, or lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an event leads to; units and requests are charged, or refunded if < 0."""
+
+    stored: Stored
+    record: UsageRecord | None = None
+    units: int = 0
+    requests: int = 0
+
+
+def advance(stored: Stored, event: Event, now_ms: int) -> Outcome:
+    """Apply one event to one exchange; `now_ms` is Redis' time."""
+    match event:
+        case Reserve():
+            return _reserve(stored, event)
+        case Beat():
+            return _beat(stored, event, now_ms)
+        case Settlement():
+            return _settle(stored, event, now_ms)
+        case Release():
+            return _release(stored, event, now_ms)
+        case Reap():
+            return _reap(stored, event, now_ms)
+        case unreachable:
+            assert_never(unreachable)
+
+
+def _reserve(stored: Stored, event: Reserve) -> Outcome:
+    if stored is not None:
+        return Outcome(stored)
+    units = event.facts.reserved_units
+    return Outcome(Reserved(event.facts, units), units=units, requests=1)
+
+
+def _beat(stored: Stored, event: Beat, now_ms: int) -> Outcome:
+    if stored is None and now_ms - event.at_ms <= RESTORE_MS:
+        stored = Reserved(event.facts, 0)
+    if not isinstance(stored, Reserved):
+        return Outcome(stored)
+    last = stored.last_beat
+    if last is not None:
+        usage = event.usage.at_least(last.usage)
+        event = replace(last if last.at_ms > event.at_ms else event, usage=usage)
+    charged = max(stored.charged, event.usage.units(event.facts.weights))
+    return Outcome(
+        Reserved(stored.facts, charged, event), units=charged - stored.charged
+    )
+
+
+def _settle(stored: Stored, event: Settlement, now_ms: int) -> Outcome:
+    if isinstance(stored, Settled):
+        return Outcome(stored)
+    charged = stored.charged if isinstance(stored, Reserved | Abandoned) else 0
+    record = UsageRecord(
+        record_id=event.exchange_id,
+        kind=event.kind,
+        usage=event.usage,
+        input_source=event.input_source,
+        output_source=event.output_source,
+        started_ms=event.started_ms,
+        first_token_ms=event.first_ms or None,
+        ended_ms=_clamp(event.ended_ms, event.exchange_id, now_ms),
+        flags=event.flags,
+        facts=event.facts,
+    )
+    units = event.usage.units(event.facts.weights) - charged
+    if isinstance(stored, Abandoned):
+        return Outcome(Settled(), _adjustment(stored.record, record), units)
+    return Outcome(Settled(), record, units)
+
+
+def _adjustment(wrong: UsageRecord, right: UsageRecord) -> UsageRecord | None:
+    difference = right.usage - wrong.usage
+    if difference == TokenUsage():
+        return None
+    return replace(
+        right,
+        record_id=wrong.record_id + ADJUSTMENT_SUFFIX,
+        kind=UsageKind.ADJUSTMENT,
+        usage=difference,
+        ended_ms=wrong.ended_ms,
+        corrects=wrong.record_id,
+    )
+
+
+def _release(stored: Stored, event: Release, now_ms: int) -> Outcome:
+    match stored:
+        case None | Released():
+            return Outcome(Released())
+        case Reserved():
+            return Outcome(Released(), units=-stored.charged, requests=-1)
+        case Abandoned():
+            reaped = stored.record
+            nothing = nothing_used(
+                event.exchange_id, reaped.facts, reaped.started_ms, reaped.ended_ms
+            )
+            return _settle(stored, nothing, now_ms)
+        case Settled():
+            return Outcome(stored)
+        case unreachable:
+            assert_never(unreachable)
+
+
+def nothing_used(
+    exchange_id: str, facts: Facts, started_ms: int, ended_ms: int
+) -> Settlement:
+    """The settlement that takes back the record of an exchange never admitted."""
+    return Settlement(
+        exchange_id=exchange_id,
+        facts=facts,
+        kind=UsageKind.FINAL,
+        usage=TokenUsage(),
+        input_source=CountSource.BACKEND,
+        output_source=CountSource.BACKEND,
+        started_ms=started_ms,
+        first_ms=0,
+        ended_ms=ended_ms,
+        flags="",
+    )
+
+
+def _reap(stored: Stored, event: Reap, now_ms: int) -> Outcome:
+    if not isinstance(stored, Reserved):
+        # Of a lost one nothing is known but the id: no record, and no coming back.
+        return Outcome(stored or Released())
+    id_, last = event.exchange_id, stored.last_beat
+    created = created_ms(id_)
+    estimate = TokenUsage(input_tokens=stored.facts.input_estimate)
+    record = UsageRecord(
+        record_id=id_,
+        kind=UsageKind.ABANDONED,
+        usage=last.usage if last else estimate,
+        input_source=last.input_source if last else CountSource.ESTIMATE,
+        output_source=last.output_source if last else CountSource.ESTIMATE,
+        started_ms=last.started_ms if last else created,
+        first_token_ms=(last.first_ms or None) if last else None,
+        ended_ms=_clamp(last.at_ms if last else created, id_, now_ms),
+        flags="",
+        facts=stored.facts,
+    )
+    return Outcome(Abandoned(stored.charged, record), record)
+
+
+def _clamp(ended_ms: int, exchange_id: str, now_ms: int) -> int:
+    """Not before the id was made, not after now: a ledger may be replayed late."""
+    return min(max(ended_ms, created_ms(exchange_id)), now_ms)
