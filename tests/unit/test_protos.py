@@ -19,10 +19,7 @@ from google.protobuf.descriptor import (
 import tollhouse.pb.envoy
 
 # One of these unlisted would arrive as "nothing set".
-SWITCHED_ON = {
-    "envoy.service.ext_proc.v3.ProcessingRequest.request",
-    "envoy.config.core.v3.Address.address",
-}
+SWITCHED_ON = {"envoy.service.ext_proc.v3.ProcessingRequest.request"}
 
 FIELD_TYPES = descriptor_pb2.FieldDescriptorProto.DESCRIPTOR.enum_types_by_name["Type"]
 REFERENCES = {"message", "enum"}

@@ -31,11 +31,9 @@ class HeaderValue(_message.Message):
     RAW_VALUE_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     value: _builtins.str
-    """Set only by peers that use no raw_value (ext_authz without
-    encode_raw_headers). Never set together with raw_value.
-    """
+    """The value as text; what ext_authz answers with. Never together with raw_value."""
     raw_value: _builtins.bytes
-    """The value's bytes. ext_proc always uses this one, in both directions."""
+    """The value's bytes. ext_proc uses only this one, in both directions."""
     def __init__(
         self,
         *,

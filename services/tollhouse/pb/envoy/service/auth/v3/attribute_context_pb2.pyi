@@ -6,8 +6,6 @@ field numbers do not change between releases.
 """
 
 from collections import abc as _abc
-from tollhouse.pb.envoy.config.core.v3 import address_pb2 as _address_pb2
-from tollhouse.pb.envoy.config.core.v3 import base_pb2 as _base_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -27,26 +25,6 @@ class AttributeContext(_message.Message):
     """What Envoy knows about a request that it asks a judgement for."""
 
     DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class Peer(_message.Message):
-        """One end of the connection."""
-
-        DESCRIPTOR: _descriptor.Descriptor
-
-        ADDRESS_FIELD_NUMBER: _builtins.int
-        @_builtins.property
-        def address(self) -> _address_pb2.Address: ...
-        def __init__(
-            self,
-            *,
-            address: _address_pb2.Address | None = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address"]  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
     class HttpRequest(_message.Message):
@@ -72,41 +50,28 @@ class AttributeContext(_message.Message):
             def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
             def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-        ID_FIELD_NUMBER: _builtins.int
         METHOD_FIELD_NUMBER: _builtins.int
         HEADERS_FIELD_NUMBER: _builtins.int
         PATH_FIELD_NUMBER: _builtins.int
-        HOST_FIELD_NUMBER: _builtins.int
-        HEADER_MAP_FIELD_NUMBER: _builtins.int
-        id: _builtins.str
-        """Envoy's x-request-id."""
         method: _builtins.str
         path: _builtins.str
         """With the query string."""
-        host: _builtins.str
         @_builtins.property
         def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
             """Lower-case names; values of repeated headers joined by a comma. Empty
-            when the filter is set to encode_raw_headers: then header_map has them.
+            when the filter is set to encode_raw_headers: leave that off.
             """
-
-        @_builtins.property
-        def header_map(self) -> _base_pb2.HeaderMap:
-            """Every header line by itself, with raw_value."""
 
         def __init__(
             self,
             *,
-            id: _builtins.str = ...,
             method: _builtins.str = ...,
             headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
             path: _builtins.str = ...,
-            host: _builtins.str = ...,
-            header_map: _base_pb2.HeaderMap | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["header_map", b"header_map"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["header_map", b"header_map", "headers", b"headers", "host", b"host", "id", b"id", "method", b"method", "path", b"path"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "method", b"method", "path", b"path"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -128,49 +93,17 @@ class AttributeContext(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    @_typing.final
-    class ContextExtensionsEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.str
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.str = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    SOURCE_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
-    CONTEXT_EXTENSIONS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def source(self) -> Global___AttributeContext.Peer:
-        """The client."""
-
     @_builtins.property
     def request(self) -> Global___AttributeContext.Request: ...
-    @_builtins.property
-    def context_extensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Constants that envoy.yaml attaches to a route or virtual host."""
-
     def __init__(
         self,
         *,
-        source: Global___AttributeContext.Peer | None = ...,
         request: Global___AttributeContext.Request | None = ...,
-        context_extensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_extensions", b"context_extensions", "request", b"request", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -82,21 +82,17 @@ class OkHttpResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    HEADERS_FIELD_NUMBER: _builtins.int
     HEADERS_TO_REMOVE_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def headers(self) -> _containers.RepeatedCompositeFieldContainer[_base_pb2.HeaderValueOption]: ...
     @_builtins.property
     def headers_to_remove(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
-        headers: _abc.Iterable[_base_pb2.HeaderValueOption] | None = ...,
         headers_to_remove: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "headers_to_remove", b"headers_to_remove"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers_to_remove", b"headers_to_remove"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

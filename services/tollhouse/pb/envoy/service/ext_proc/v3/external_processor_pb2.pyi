@@ -269,10 +269,7 @@ class ImmediateResponse(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
     BODY_FIELD_NUMBER: _builtins.int
-    DETAILS_FIELD_NUMBER: _builtins.int
     body: _builtins.bytes
-    details: _builtins.str
-    """Shown in Envoy's access log as response code details."""
     @_builtins.property
     def status(self) -> _http_status_pb2.HttpStatus: ...
     @_builtins.property
@@ -283,11 +280,10 @@ class ImmediateResponse(_message.Message):
         status: _http_status_pb2.HttpStatus | None = ...,
         headers: Global___HeaderMutation | None = ...,
         body: _builtins.bytes = ...,
-        details: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "details", b"details", "headers", b"headers", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "headers", b"headers", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -298,20 +294,16 @@ class HeaderMutation(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SET_HEADERS_FIELD_NUMBER: _builtins.int
-    REMOVE_HEADERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def set_headers(self) -> _containers.RepeatedCompositeFieldContainer[_base_pb2.HeaderValueOption]: ...
-    @_builtins.property
-    def remove_headers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
         set_headers: _abc.Iterable[_base_pb2.HeaderValueOption] | None = ...,
-        remove_headers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["remove_headers", b"remove_headers", "set_headers", b"set_headers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["set_headers", b"set_headers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -322,21 +314,18 @@ class BodyMutation(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BODY_FIELD_NUMBER: _builtins.int
-    CLEAR_BODY_FIELD_NUMBER: _builtins.int
     body: _builtins.bytes
     """Replaces the body. With a buffered body, content-length must be set too."""
-    clear_body: _builtins.bool
     def __init__(
         self,
         *,
         body: _builtins.bytes = ...,
-        clear_body: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "clear_body", b"clear_body", "mutation", b"mutation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "mutation", b"mutation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "clear_body", b"clear_body", "mutation", b"mutation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "mutation", b"mutation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_mutation: _TypeAlias = _typing.Literal["body", "clear_body"]  # noqa: Y015
+    _WhichOneofReturnType_mutation: _TypeAlias = _typing.Literal["body"]  # noqa: Y015
     _WhichOneofArgType_mutation: _TypeAlias = _typing.Literal["mutation", b"mutation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_mutation) -> _WhichOneofReturnType_mutation | None: ...
 
