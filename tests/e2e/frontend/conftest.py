@@ -61,8 +61,8 @@ def frontend(
         folder,
         triton,
         f"unix:{folder / 's'}",
-        inter_token_timeout_seconds="1",
-        first_token_timeout_seconds="5",
+        inter_token_timeout_seconds=1,
+        first_token_timeout_seconds=5,
     ) as running:
         yield running
 

@@ -25,7 +25,7 @@ FAST = engine.EngineParameters(
     natural_end=False,
     faults=True,
 )
-NARROW = dataclasses.replace(FAST, ttft_ms=400, itl_ms=20, max_num_seqs=1)
+NARROW = dataclasses.replace(FAST, ttft_ms=1500, itl_ms=20, max_num_seqs=1)
 START_SECONDS = 30
 
 
@@ -119,7 +119,7 @@ def running_triton(
 
 @contextmanager
 def running_frontend(
-    folder: Path, triton: Triton, listen: str, **settings: str
+    folder: Path, triton: Triton, listen: str, **settings: float
 ) -> Iterator[Frontend]:
     """Start a frontend with every model of this Triton; kill it at the end."""
     models = {
@@ -137,7 +137,7 @@ def running_frontend(
         "TOLLHOUSE_LISTEN": listen,
         "TOLLHOUSE_MODELS_FILE": str(file),
         "TOLLHOUSE_TRITON_TARGET": triton.ports.target,
-        **{f"TOLLHOUSE_{key.upper()}": value for key, value in settings.items()},
+        **{f"TOLLHOUSE_{key.upper()}": str(value) for key, value in settings.items()},
     }
     log = folder / "frontend.log"
     with log.open("wb") as out:

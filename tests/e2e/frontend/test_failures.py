@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -65,7 +66,7 @@ async def test_stream_that_breaks_ends_visibly(client: httpx.AsyncClient, fault:
 async def test_silent_engine_without_a_token_is_a_timeout(triton: Triton, tmp_path):
     """Before the first token there is still a status to give."""
     with running_frontend(
-        tmp_path, triton, f"unix:{tmp_path / 's'}", first_token_timeout_seconds="0.5"
+        tmp_path, triton, f"unix:{tmp_path / 's'}", first_token_timeout_seconds=0.5
     ) as frontend:
         async with frontend.client() as client:
             body = chat("sim_fault=hang:0", max_tokens=5)
@@ -136,7 +137,7 @@ async def test_crashed_model_process(tmp_path: Path, fragile):
     with fragile() as triton:
         listen = f"unix:{tmp_path / 's'}"
         with running_frontend(
-            tmp_path / "fe", triton, listen, inter_token_timeout_seconds="0.7"
+            tmp_path / "fe", triton, listen, inter_token_timeout_seconds=0.7
         ) as frontend:
             async with frontend.client() as client:
                 body = chat("sim_fault=crash:3", max_tokens=50)
@@ -183,15 +184,21 @@ async def test_log_has_no_text(frontend: Frontend, client: httpx.AsyncClient):
     assert answer.text()[:20] not in log
 
 
-async def _broken_stream(client: httpx.AsyncClient, body: dict) -> list[sse.Event]:
+async def _broken_stream(
+    client: httpx.AsyncClient, body: dict[str, Any]
+) -> list[sse.Event]:
     """Read a stream that must not end well; return its events."""
     parser = sse.Parser()
     events: list[sse.Event] = []
-    with pytest.raises(httpx.RemoteProtocolError):
+
+    async def read() -> None:
         async with client.stream("POST", CHAT, json=body | {"stream": True}) as answer:
             assert answer.status_code == 200
             async for chunk in answer.aiter_raw():
-                events += parser.feed(chunk)
+                events.extend(parser.feed(chunk))
+
+    with pytest.raises(httpx.RemoteProtocolError):
+        await read()
     assert "[DONE]" not in [event.data for event in events]
     return events
 
