@@ -13,7 +13,7 @@ COMMANDS = {
     "up": ("up", "start the whole stack on this machine"),
     "tenants": ("tenants", "create and list tenants"),
     "keys": ("keys", "create, list and revoke API keys"),
-    "usage": ("usage", "show what tenants used"),
+    "usage": ("usage", "show token usage per tenant, model and hour"),
     "check-config": (
         "check_config",
         "check tollhouse.yaml and envoy.yaml, separately and together",
@@ -30,7 +30,7 @@ examples:
   tollhouse up                                   everything here, with a demo key
   tollhouse up --backend http://127.0.0.1:8080   the same, before your own server
   tollhouse tenants create acme --plan demo
-  tollhouse keys create acme --scope chat:write
+  tollhouse keys create --tenant acme --scope chat:write
   tollhouse usage --tenant acme
 
 `tollhouse COMMAND --help` explains a command. Exit status: 0 done, 1 it failed,

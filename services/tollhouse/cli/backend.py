@@ -11,6 +11,7 @@ import yaml
 from tollhouse.adapters.configuration import Configuration
 from tollhouse.cli.parts import LOCAL_CLUSTER
 from tollhouse.cli.probes import Address
+from tollhouse.core.catalog import Provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,9 @@ class Backend:
 def for_backend(configuration: Configuration) -> Configuration:
     """Return the configuration with all models served by the one backend."""
     models = {
-        name: model.model_copy(update={"cluster": LOCAL_CLUSTER, "provider": "openai"})
+        name: model.model_copy(
+            update={"cluster": LOCAL_CLUSTER, "provider": Provider.OPENAI}
+        )
         for name, model in configuration.models.items()
     }
     return configuration.model_copy(update={"models": models})

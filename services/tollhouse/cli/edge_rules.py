@@ -295,14 +295,17 @@ def _is_guard(header: HeaderMatcher) -> bool:
 
 
 def _enables_ext_proc(route: Route) -> bool:
-    for config in route.typed_per_filter_config.values():
-        match config.unpack():
-            case FilterConfig(config=PbAny() as inner, disabled=False):
-                if isinstance(inner.unpack(), ExtProcPerRoute):
-                    return True
-            case ExtProcPerRoute(disabled=disabled):
-                return not disabled
-    return False
+    return any(map(_is_enabled, route.typed_per_filter_config.values()))
+
+
+def _is_enabled(config: PbAny) -> bool:
+    match config.unpack():
+        case FilterConfig(config=PbAny() as inner, disabled=False):
+            return _is_enabled(inner)
+        case ExtProcPerRoute(disabled=disabled):
+            return not disabled
+        case _:
+            return False
 
 
 def _skips_authz(route: Route) -> bool:

@@ -19,6 +19,9 @@ from envoy_data_plane.google.protobuf import Any as PbAny
 
 _Kind = TypeVar("_Kind", bound=Message)
 
+_REFUSED = object()
+"""Stands for a value that is already among the faults."""
+
 Visit = Callable[[Message, str], None]
 
 
@@ -75,8 +78,9 @@ def _read(kind: type[_Kind], tree: Any, path: str, faults: list[str]) -> _Kind:
             faults.append(f"{place}: {kind.__name__} has no such field{hint}")
         elif value is not None:
             fields[name] = _read_field(kind, name, value, place, faults)
+    good = {name: value for name, value in fields.items() if value is not _REFUSED}
     try:
-        return kind(**fields)
+        return kind(**good)
     except ValueError as error:  # two members of a oneof, a string that is a number
         faults.append(f"{path}: {_reason(error)}")
         return kind()
@@ -117,7 +121,7 @@ def _read_item(kind: Any, meta: Any, value: Any, place: str, faults: list[str]) 
         return _value_from_dict(value, meta, kind, ignore_unknown_fields=False)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         faults.append(f"{place}: {_reason(error)} (got {value!r:.60})")
-        return None
+        return _REFUSED
 
 
 def _read_any(value: Any, place: str, faults: list[str]) -> PbAny:

@@ -1,0 +1,207 @@
+"""check-config finds each edit that would break a promise, and says what to do."""
+
+import pytest
+
+from tollhouse.cli.__main__ import main
+from tollhouse.cli.check_config import check
+from tollhouse.cli.places import default_envoy, repository_root
+
+ENVOY = default_envoy()
+CONFIG = repository_root() / "tollhouse.yaml"
+GUARD = (
+    "headers: [{ name: x-tollhouse-admitted,"
+    " string_match: { exact: ADMISSION_PROOF } }]"
+)
+
+
+def test_the_repositorys_files_are_fine(capsys):
+    """What `make check` relies on."""
+    assert main(["check-config", "--config", str(CONFIG), "--envoy", str(ENVOY)]) == 0
+    assert "are fine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "remedy"),
+    [
+        pytest.param(
+            "/v1/chat/completions, " + GUARD,
+            "/v1/chat/completions",
+            "(chat): leads to a backend without the admission guard",
+            "match header x-tollhouse-admitted exact ADMISSION_PROOF",
+            id="unguarded",
+        ),
+        pytest.param(
+            GUARD,
+            "headers: [{ name: x-tollhouse-admitted, present_match: true }]",
+            "(completions): leads to a backend without the admission guard",
+            "match header x-tollhouse-admitted exact ADMISSION_PROOF",
+            id="guarded by mere presence",
+        ),
+        pytest.param(
+            GUARD,
+            GUARD.replace("}]", ", invert_match: true }]"),
+            "(chat): leads to a backend without the admission guard",
+            "match header x-tollhouse-admitted exact ADMISSION_PROOF",
+            id="guard inverted",
+        ),
+        pytest.param(
+            "&private [x-tollhouse-admitted, ",
+            "&private [",
+            "(chat).request_headers_to_remove: the admission proof would reach",
+            "add x-tollhouse-admitted",
+            id="proof leaks",
+        ),
+        pytest.param(
+            "- remove_on_match: { key_matcher: { prefix: x-tollhouse- } }",
+            "",
+            "early_header_mutation_extensions: clients' own",
+            "add remove_on_match",
+            id="no early strip",
+        ),
+        pytest.param(
+            "per_connection_buffer_limit_bytes: 8388608",
+            "per_connection_buffer_limit_bytes: 3145728",
+            "listeners[0].per_connection_buffer_limit_bytes: is 3145728",
+            "set 6291456 or more",
+            id="sizes",
+        ),
+        pytest.param(
+            "failure_mode_allow: false",
+            "failure_mode_allow: true",
+            "failure_mode_allow: true lets requests pass",
+            "set false",
+            id="fail open",
+        ),
+        pytest.param(
+            "status_on_error: { code: ServiceUnavailable }",
+            "status_on_error: { code: Forbidden }",
+            "status_on_error: an outage of ours should answer 503",
+            "set {code: ServiceUnavailable}",
+            id="outage looks like a bad key",
+        ),
+        pytest.param(
+            "request_header_mode: SEND",
+            "request_header_mode: SKIP",
+            "processing_mode.request_header_mode: must be SEND",
+            "never judged",
+            id="bodyless requests unjudged",
+        ),
+        pytest.param(
+            "request_body_mode: BUFFERED",
+            "request_body_mode: STREAMED",
+            "processing_mode.request_body_mode: must be BUFFERED",
+            "what is judged is forwarded",
+            id="body not buffered",
+        ),
+        pytest.param(
+            "response_body_mode: NONE",
+            "response_body_mode: STREAMED",
+            "processing_mode.response_body_mode: must be NONE",
+            "the meter counts answers",
+            id="answers through Python",
+        ),
+        pytest.param(
+            "- name: envoy.access_loggers.file",
+            "- name: envoy.access_loggers.file\n            # x",
+            "",
+            "",
+            id="(nothing wrong)",
+        ),
+        pytest.param(
+            '                  facts: "%DYNAMIC_METADATA(tollhouse:facts)%"\n',
+            "",
+            "access_log: the ledger's json_format lacks facts",
+            "settlement needs them",
+            id="ledger field missing",
+        ),
+        pytest.param(
+            '%DYNAMIC_METADATA(tollhouse:exchange)%"\n                  tenant',
+            '-"\n                  tenant',
+            "",
+            "",
+            id="(values are not judged)",
+        ),
+        pytest.param(
+            "access_log_options: { access_log_flush_interval: 5s }",
+            "access_log_options: { access_log_flush_interval: 60s }",
+            "access_log_options.access_log_flush_interval: must be set",
+            "10 s at most",
+            id="beats too rare",
+        ),
+        pytest.param(
+            "  - name: tiny-chat\n",
+            "  - name: tiny-chatter\n",
+            "clusters: model `tiny-chat` of tollhouse.yaml goes to cluster `tiny-chat`",
+            "name one of authz, extproc, tiny-chatter in models.tiny-chat.cluster",
+            id="cluster missing",
+        ),
+        pytest.param(
+            "filename: meter.lua",
+            "filename: other.lua",
+            "http_filters: the meter (meter.lua) is missing",
+            "add it",
+            id="no meter",
+        ),
+        pytest.param(
+            "overrides: {}",
+            "disabled: true",
+            "route_config: no route enables ext_proc",
+            "enable it on the routes before admission",
+            id="nothing admits",
+        ),
+    ],
+)
+def test_a_harmful_edit_is_found(tmp_path, old, new, place, remedy):
+    """Each finding names file, place and remedy; harmless edits find nothing."""
+    text = ENVOY.read_text()
+    assert old in text
+    changed = tmp_path / "envoy.yaml"
+    changed.write_text(text.replace(old, new))
+
+    found = list(check(CONFIG, changed))
+
+    assert all(line.startswith(f"{changed}: ") for line in found)
+    if place:
+        assert any(place in line and remedy in line for line in found)
+    else:
+        assert found == []
+
+
+def test_filters_that_are_missing_or_out_of_order_are_found(tmp_path):
+    """Order decides: ext_proc before authz would judge strangers."""
+    text = ENVOY.read_text()
+    changed = tmp_path / "envoy.yaml"
+    changed.write_text(
+        text.replace(
+            "filters.http.buffer.v3.Buffer\n", "filters.http.cors.v3.Cors\n"
+        ).replace("              max_request_bytes: 3145728", "              #")
+    )
+
+    found = list(check(CONFIG, changed))
+
+    assert any("`buffer` must come first" in line for line in found)
+
+
+def test_all_faults_of_both_files_are_reported_at_once(tmp_path, capsys):
+    """One edit, not one for each fault."""
+    envoy, config = tmp_path / "envoy.yaml", tmp_path / "tollhouse.yaml"
+    envoy.write_text(ENVOY.read_text().replace("codec_type:", "codec:"))
+    config.write_text(CONFIG.read_text().replace("context:", "contxt:"))
+
+    status = main(["check-config", "--config", str(config), "--envoy", str(envoy)])
+
+    lines = capsys.readouterr().err.splitlines()
+    assert status == 2
+    assert all(line.startswith("error: ") for line in lines)
+    assert any(f"{config}: models.tiny-chat.contxt" in line for line in lines)
+    assert any(f"{envoy}: static_resources.listeners[0]" in line for line in lines)
+
+
+def test_an_empty_bootstrap_is_not_fine(tmp_path):
+    """A file without a listener guards nothing."""
+    empty = tmp_path / "envoy.yaml"
+    empty.write_text("node: {id: a}")
+
+    found = list(check(CONFIG, empty))
+
+    assert any("no listener speaks HTTP" in line for line in found)
