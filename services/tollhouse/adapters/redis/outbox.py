@@ -12,10 +12,11 @@ from typing import Any
 
 from tollhouse.adapters.redis.client import (
     Argument,
-    Call,
     Redis,
     RedisReplyError,
+    Run,
     Script,
+    run_all,
 )
 from tollhouse.adapters.redis.shards import outbox
 from tollhouse.core.problems import Unavailable
@@ -104,15 +105,15 @@ class Outbox:
 
     async def forget(self, leaving: Mapping[int, Leaving]) -> None:
         """Let entries leave, by shard; harmless when repeated."""
-        calls: list[Call] = []
+        runs: list[Run] = []
         for shard, entries in leaving.items():
             arguments: list[Argument] = [GROUP, len(entries.refused)]
             for refused in entries.refused.items():
                 arguments += refused
             arguments += entries.done
-            calls.append(([outbox(shard), _parked(shard)], arguments))
+            runs.append((_forget, [outbox(shard), _parked(shard)], arguments))
         try:
-            await _forget.call_many(self._redis, calls, budget_seconds=_BUDGET_SECONDS)
+            await run_all(self._redis, runs, budget_seconds=_BUDGET_SECONDS)
         except RedisReplyError as error:
             raise Unavailable(f"Redis answered {error.code}") from error
 

@@ -26,10 +26,11 @@ from typing import Any
 
 from tollhouse.adapters.redis.client import (
     Argument,
-    Call,
     Redis,
     RedisReplyError,
+    Run,
     Script,
+    run_all,
 )
 from tollhouse.adapters.redis.shards import crc16
 from tollhouse.core.problems import Unavailable
@@ -78,11 +79,9 @@ class Windows:
             if batch is None:
                 batch = batches[shard] = _Batch(shard, self._dedupe_hours)
             batch.add(posting)
-        calls = [batch.call() for batch in batches.values()]
+        runs = [batch.run() for batch in batches.values()]
         try:
-            replies = await _apply.call_many(
-                self._redis, calls, budget_seconds=_BUDGET_SECONDS
-            )
+            replies = await run_all(self._redis, runs, budget_seconds=_BUDGET_SECONDS)
         except RedisReplyError as error:
             raise Unavailable(f"Redis answered {error.code}") from error
         outcomes = [
@@ -179,7 +178,7 @@ class _Batch:
             usage.reasoning_tokens,
         )
 
-    def call(self) -> Call:
+    def run(self) -> Run:
         tag = f"{{b{self._shard}}}"
         kept = self._dedupe_hours + 1
         keys = [f"{tag}:tenants", f"{tag}:rows"]
@@ -190,7 +189,7 @@ class _Batch:
         for tenant, model, hour in self._rows:
             keys += _row_keys(tenant, model, hour)
             arguments += (tenant, _row_name(tenant, hour, model))
-        return keys, arguments + self._records
+        return _apply, keys, arguments + self._records
 
     def outcome(self, letters: bytes) -> Outcome:
         return Outcome(
