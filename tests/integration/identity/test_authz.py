@@ -328,10 +328,7 @@ def test_secrets_stay(pepper: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"TOLLHOUSE_PEPPER_FILE": "/nowhere/pepper"}, "No such file"),
         ({"TOLLHOUSE_PEPPER_FILE": "open"}, "everybody on this machine can use it"),
-        ({"TOLLHOUSE_PEPPER_FILE": "short"}, "31 bytes, needs 32 or more"),
-        ({"TOLLHOUSE_REDIS_URL": "http://x"}, "TOLLHOUSE_REDIS_URL: a Redis URL"),
         ({"TOLLHOUSE_REDIS_URL": "redis://:hunter2@x/0"}, "must not hold a password"),
         ({"TOLLHOUSE_REDIS_URL": None}, "TOLLHOUSE_REDIS_URL: is not set (Redis of"),
         ({"TOLLHOUSE_LOG_LEVEL": "loud"}, "TOLLHOUSE_LOG_LEVEL: Input should be"),
@@ -339,10 +336,8 @@ def test_secrets_stay(pepper: Path, tmp_path: Path):
 )
 def test_bad_start(redis_url, pepper: Path, tmp_path: Path, change, reason):
     """What can't work is one line on stderr and status 2; no secret is repeated."""
-    for name, mode, size in (("open", 0o644, 64), ("short", 0o600, 31)):
-        path = tmp_path / name
-        path.write_text("s" * size)
-        path.chmod(mode)
+    (tmp_path / "open").write_text("s" * 64)
+    (tmp_path / "open").chmod(0o644)
     settings = environment(tmp_path, redis_url, pepper)
     for name, value in change.items():
         if value is None:

@@ -98,6 +98,22 @@ async def test_stale(store, cache):
     assert await cache.get("a") is None
 
 
+async def test_gone_is_gone(store, cache):
+    """A key once seen as gone never comes back by an outage."""
+    store.values["a"] = "A"
+    await cache.get("a")
+    del store.values["a"]
+    store.now += AHEAD_SECONDS
+    await cache.get("a")
+    await settle()
+    assert await cache.get("a") is None
+    store.failure = Unavailable("away")
+    store.now += FRESH_SECONDS
+
+    with pytest.raises(Unavailable):
+        await cache.get("a")
+
+
 async def test_age_counts_from_the_question(store, cache):
     """An answer that took long is as old as its question."""
     store.values["a"] = "A"
