@@ -49,10 +49,8 @@ def test_memory_is_flat():
     for number in range(100_000):
         module[b"feed"](meter, event % (number, number))
 
-    assert (
-        module[b"pack"](meter, False)
-        == b"sse,100001,100001,100001,412,99999,128,-,0,0,"
-    )
+    usage = b"sse,100001,100001,100001,412,99999,128,-,0,0,"
+    assert module[b"pack"](meter, False) == usage
     assert heap() - before < 256  # KiB
 
 
@@ -91,13 +89,15 @@ def test_broken_payload(payload):
     got = metered([stream], strip=True)
 
     assert got.forwarded == b"data: " + payload + b"\n\ndata: [DONE]\n\n"
-    assert got.usage.startswith("sse,2,") and got.usage.endswith(",412,2,128,3,0,0,DF")
+    assert got.usage.startswith("sse,2,")
+    assert got.usage.endswith(",412,2,128,3,0,0,DF")
 
 
 @pytest.mark.parametrize(
     "document",
     [
-        b"", b"null", b"[]", b"{", b"}}}}", b'"', b"\\", b'{"usage":null}', b'{"usage":5}',
+        b"", b"null", b"[]", b"{", b"}}}}", b'"', b"\\",
+        b'{"usage":null}', b'{"usage":5}',
         b'{"usage":[{"prompt_tokens":1}]}', b'[{"usage":{"prompt_tokens":1}}]',
         b'{"a":"usage","b":{"prompt_tokens":1}}', b'{"error":{"message":"x"}}',
     ],

@@ -1,5 +1,6 @@
 """The meter reads the same however the stream is cut."""
 
+import itertools
 import random
 from collections.abc import Iterator
 
@@ -16,22 +17,26 @@ _MULTI_LINE = [
         b'data:{"content": "a"}}]}',
     ],
     [b"id: 7", b"retry: 10", *corpus.event(corpus.chunk("b"))],
-    [b"data: {", b'data:  "choices": [], "usage":', b'data: {"prompt_tokens": 1,']
-    + [b'data: "completion_tokens": 2}}'],
+    [
+        b"data: {",
+        b'data:  "choices": [], "usage":',
+        b'data: {"prompt_tokens": 1,',
+        b'data: "completion_tokens": 2}}',
+    ],
     [b"data:[DONE]"],
 ]
 
 
 def _cut(stream: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *places, len(stream)]
-    return [stream[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [stream[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def _cuts(stream: bytes) -> Iterator[list[bytes]]:
     for place in range(len(stream) + 1):
         yield [stream[:place], stream[place:]]
     yield [bytes([byte]) for byte in stream]
-    chance = random.Random(1)  # noqa: S311
+    chance = random.Random(1)
     for _ in range(100):
         places = chance.sample(range(1, len(stream)), chance.randint(2, 40))
         yield _cut(stream, sorted(places))
@@ -70,7 +75,7 @@ def test_the_reference_itself():
 
 
 def test_comments_are_removed_and_read():
-    """The frontend's counts are taken out of the stream, whether it is stripped or not."""
+    """The frontend's counts are taken out of the stream, stripped or not."""
     events = corpus.commented()
     clean = [[line for line in lines if not line.startswith(b":")] for lines in events]
     stream = corpus.joined(events)
