@@ -8,17 +8,15 @@ order in which it calls them:
     remove_stale_shm(prefix)                      only under the state lock
     repository = render_repository(run_dir / "models", truth_log=truth_log)
     process = server_process(tools, repository, ports, prefix)
-    is_ready(ports)                               poll until True: 0.3 s to 2 s
-    write_models_file(run_dir / "models.yaml")    TOLLHOUSE_MODELS_FILE
 
-`process.environment` is the whole environment of the child, not an addition. The
-frontend's TOLLHOUSE_TRITON_TARGET is `ports.target`. SIGTERM stops the server within
-five seconds; SIGKILL leaves regions in /dev/shm that the next start removes.
+`process.environment` is the whole environment of the child, not an addition; the
+server is ready 0.3 s to 2 s later. A frontend connects to `ports.target`. SIGTERM
+stops the server within five seconds; SIGKILL leaves regions in /dev/shm that the next
+start removes.
 """
 
 import dataclasses
 import hashlib
-import http.client
 import os
 import secrets
 import shutil
@@ -270,39 +268,3 @@ def server_process(
         paths = (tools.libpython_dir, environ.get("LD_LIBRARY_PATH", ""))
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
     return EngineProcess(command, environment)
-
-
-def is_ready(
-    ports: EnginePorts, *, model: str = MODEL, timeout_seconds: float = 1.0
-) -> bool:
-    """Ask tritonserver once whether the model answers requests; never raises."""
-    connection = http.client.HTTPConnection(
-        "127.0.0.1", ports.http, timeout=timeout_seconds
-    )
-    try:
-        connection.request("GET", f"/v2/models/{model}/ready")
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-def write_models_file(
-    path: Path,
-    *,
-    model: str = MODEL,
-    contract: str = "ensemble",
-    context: int | None = None,
-) -> Path:
-    """Write the frontend's TOLLHOUSE_MODELS_FILE for the local model; return it."""
-    limit = context or EngineParameters().max_seq_len
-    path.write_text(
-        f"models:\n"
-        f"  {model}:\n"
-        f"    triton_model: {model}\n"
-        f"    contract: {contract}\n"
-        f"    release_dir: {_quoted(release_dir())}\n"
-        f"    context: {limit}\n"
-    )
-    return path

@@ -105,7 +105,7 @@ def running_triton(
         )
     try:
         deadline = time.monotonic() + START_SECONDS
-        while not all(engine.is_ready(ports, model=name) for name in models):
+        while not all(_is_loaded(ports, name) for name in models):
             assert process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < deadline, log.read_text()[-3000:]
             time.sleep(0.05)
@@ -164,6 +164,14 @@ def running_frontend(
     finally:
         process.kill()
         process.wait()
+
+
+def _is_loaded(ports: engine.EnginePorts, model: str) -> bool:
+    url = f"http://127.0.0.1:{ports.http}/v2/models/{model}/ready"
+    try:
+        return httpx.get(url, timeout=1).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
 
 
 def _accepts(listen: str) -> bool:

@@ -70,10 +70,10 @@ def test_any_split_gives_the_same_events(
     assert events == by_the_letter(text)
 
 
-@given(lines=LINES)
-def test_one_byte_at_a_time(lines: list[tuple[bytes, bytes]]):
+@given(lines=LINES, bom=st.booleans())
+def test_one_byte_at_a_time(lines: list[tuple[bytes, bytes]], *, bom: bool):
     """The finest split there is."""
-    text = b"".join(line + end for line, end in lines)
+    text = b"\xef\xbb\xbf" * bom + b"".join(line + end for line, end in lines)
     parser = sse.Parser()
     events = [event for byte in text for event in parser.feed(bytes([byte]))]
 

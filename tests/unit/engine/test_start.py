@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from tollhouse.cli import engine
-from tollhouse.frontend.config import load_models
 
 
 def test_tools_are_found():
@@ -105,18 +104,3 @@ def test_stale_regions_are_removed(tmp_path: Path):
     assert engine.remove_stale_shm(ours, tmp_path) == 1
     assert [path.name for path in tmp_path.iterdir()] == [f"{theirs}_region"]
     assert engine.remove_stale_shm(ours, tmp_path / "nowhere") == 0
-
-
-def test_nobody_is_not_ready(free_port):
-    """A closed port is an answer, not an exception."""
-    ports = engine.EnginePorts(free_port(), free_port(), free_port())
-
-    assert not engine.is_ready(ports)
-
-
-def test_the_frontend_reads_the_models_file(tmp_path: Path):
-    """What `up` writes is what the frontend takes."""
-    models = load_models(engine.write_models_file(tmp_path / "models.yaml"))
-
-    assert models["tiny-chat"].context == engine.EngineParameters().max_seq_len
-    assert models["tiny-chat"].release_dir == engine.release_dir()
