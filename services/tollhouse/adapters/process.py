@@ -16,6 +16,8 @@ import uvloop
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsError
 
+from tollhouse.adapters import telemetry
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_UNUSABLE = 2
@@ -87,7 +89,12 @@ class Process:
 
 
 def run(name: str, main: Callable[[Process], Coroutine[Any, Any, None]]) -> NoReturn:
-    """Run a service to its end on uvloop and exit with its status."""
+    """Run a service to its end on uvloop and exit with its status.
+
+    Logs at level info; `main` may configure another level once it knows it.
+    """
+    # First of all: a crash before that would print local variables, secrets too.
+    telemetry.configure(name)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         status = runner.run(_supervise(name, main))
     sys.stdout.flush()

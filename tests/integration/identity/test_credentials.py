@@ -1,0 +1,190 @@
+"""Look-ups in a real Redis, and the servicer around them, in one process."""
+
+import io
+import logging
+from pathlib import Path
+
+import grpc
+import pytest
+import redis
+import structlog
+
+from tollhouse.adapters import telemetry
+from tollhouse.adapters.pepper import Pepper
+from tollhouse.adapters.redis.client import Redis
+from tollhouse.adapters.redis.credentials import Credentials
+from tollhouse.adapters.redis.keyring import Keyring
+from tollhouse.authz.servicer import SERVICE, AuthorizationServicer
+from tollhouse.core.identity import Credential, Principal, parse_scopes
+from tollhouse.core.problems import ProtocolError, Unavailable
+from tollhouse.pb.envoy.service.auth.v3 import external_auth_pb2 as ext_authz
+
+PEPPER = Pepper(b"p" * 32)
+NOBODY = f"th_{'nobody' * 2}_{'aB3' * 14}x"
+
+
+@pytest.fixture
+def keyring(redis_url: str):
+    ring = Keyring(redis_url, PEPPER)
+    ring.create_tenant("acme", "demo")
+    ring.create_tenant("other", "gold")
+    yield ring
+    ring.close()
+
+
+@pytest.fixture
+def raw(redis_url: str):
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+async def client(redis_url: str):
+    it = await Redis.connect(redis_url, budget_seconds=1.0)
+    yield it
+    await it.close()
+
+
+async def test_find(keyring: Keyring, client: Redis):
+    """Plan of the tenant, scopes and expiry of the key; hint or not, the same."""
+    key, record = keyring.create_key(
+        "acme", scopes="chat:write=tiny-*", expires_at=4e9, label="ci"
+    )
+    expected = Credential(
+        Principal("acme", record.key_id, "demo", parse_scopes("chat:write=tiny-*")),
+        expires_at=4e9,
+        is_suspended=False,
+    )
+    find = Credentials(client).find
+
+    assert await find(PEPPER.digest(key)) == expected
+    assert await find(PEPPER.digest(key), "acme") == expected
+    assert await find(PEPPER.digest(key), "other") == expected
+
+
+async def test_find_nothing(keyring: Keyring, client: Redis, raw):
+    """Unknown and revoked keys, and those of a tenant that is gone: nothing."""
+    find = Credentials(client).find
+    revoked, record = keyring.create_key("acme")
+    keyring.revoke(record.key_id)
+    orphan, _ = keyring.create_key("other")
+    raw.delete("th:tenant:other")
+
+    assert [
+        await find(PEPPER.digest(key), hint)
+        for key in (NOBODY, revoked, orphan)
+        for hint in (None, "acme", "other")
+    ] == [None] * 9
+
+
+async def test_suspended(keyring: Keyring, client: Redis, raw):
+    """Any state but active is suspended: a new word must not open a door."""
+    key, _ = keyring.create_key("acme")
+    raw.hset("th:tenant:acme", "state", "paused")
+    found = await Credentials(client).find(PEPPER.digest(key))
+
+    assert found is not None
+    assert found.is_suspended
+
+
+async def test_newer_scopes(keyring: Keyring, client: Redis, raw):
+    """Permissions of a later release are kept and do no harm."""
+    key, _ = keyring.create_key("acme")
+    raw.hset(f"th:key:{PEPPER.digest(key)}", "scopes", "tune:write chat:write")
+    found = await Credentials(client).find(PEPPER.digest(key))
+
+    assert found is not None
+    assert found.principal.scopes == parse_scopes("tune:write chat:write")
+
+
+@pytest.mark.parametrize(("field", "value"), [("scopes", "!"), ("expires_at", "soon")])
+async def test_misread(keyring: Keyring, client: Redis, raw, field, value):
+    """A record that can't be read is our fault and says whose key it is."""
+    key, record = keyring.create_key("acme")
+    raw.hset(f"th:key:{PEPPER.digest(key)}", field, value)
+
+    with pytest.raises(ProtocolError, match=record.key_id):
+        await Credentials(client).find(PEPPER.digest(key))
+
+
+async def test_refused(client: Redis, raw):
+    """An error of Redis is an outage, not an unknown key."""
+    raw.set(f"th:key:{PEPPER.digest(NOBODY)}", "no hash")
+
+    with pytest.raises(Unavailable):
+        await Credentials(client).find(PEPPER.digest(NOBODY))
+
+
+class Fixed(Credentials):
+    """A look-up with one answer."""
+
+    def __init__(self, credential: Credential) -> None:
+        self.credential = credential
+
+    async def find(self, digest: str, tenant: str | None = None) -> Credential | None:
+        return self.credential
+
+
+class Broken(Credentials):
+    """A look-up with a bug."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def find(self, digest: str, tenant: str | None = None) -> Credential | None:
+        raise KeyError(digest, tenant, NOBODY)
+
+
+async def ask(servicer: AuthorizationServicer, folder: Path, key: str) -> bytes:
+    """Ask a servicer over gRPC."""
+    server = grpc.aio.server()
+    servicer.add_to(server)
+    server.add_insecure_port(f"unix:{folder}/s")
+    await server.start()
+    request = ext_authz.CheckRequest()
+    request.attributes.request.http.headers["authorization"] = f"Bearer {key}"
+    try:
+        async with grpc.aio.insecure_channel(f"unix:{folder}/s") as channel:
+            check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+            check = channel.unary_unary(f"/{SERVICE}/Check")
+            return await check(request.SerializeToString(), timeout=5)
+    finally:
+        await server.stop(None)
+
+
+@pytest.fixture
+def logged():
+    """What is logged, as a service logs; puts the logging back afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    out = io.StringIO()
+    telemetry.configure("authz", stream=out)
+    yield out
+    logging.captureWarnings(capture=False)
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+async def test_bug(tmp_path: Path, logged: io.StringIO):
+    """A bug of ours is an error to Envoy (a 503), never a pass; it is logged clean."""
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await ask(AuthorizationServicer(Broken(), PEPPER), tmp_path, NOBODY)
+
+    assert raised.value.code() == grpc.StatusCode.INTERNAL
+    assert '"event":"check.failed"' in logged.getvalue()
+    assert NOBODY not in logged.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "is_suspended", "status"),
+    [(None, False, 0), (4e9, False, 0), (None, True, 403), (1.0, True, 401)],
+)
+async def test_servicer(expires_at, is_suspended, status, tmp_path: Path):
+    """Pass, suspended; an expired key is told nothing about its tenant."""
+    principal = Principal("acme", "nobodynobody", "demo", parse_scopes("chat:write"))
+    credential = Credential(principal, expires_at, is_suspended)
+    servicer = AuthorizationServicer(Fixed(credential), PEPPER)
+    answer = ext_authz.CheckResponse.FromString(await ask(servicer, tmp_path, NOBODY))
+
+    assert int(answer.denied_response.status.code) == status
