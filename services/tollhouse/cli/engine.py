@@ -17,6 +17,7 @@ start removes.
 
 import dataclasses
 import hashlib
+import math
 import os
 import secrets
 import shutil
@@ -192,7 +193,12 @@ def render_repository(
     engine, one JSON line for each request that reached it.
     """
     engine = repository_root() / "deploy" / "engine"
-    values = dataclasses.asdict(parameters or EngineParameters()) | {
+    chosen = parameters or EngineParameters()
+    values = dataclasses.asdict(chosen) | {
+        # The cache holds at least one sequence of full length.
+        "kv_blocks": max(
+            chosen.kv_blocks, math.ceil(chosen.max_seq_len / chosen.tokens_per_block)
+        ),
         "contract": contract,
         "release_dir": engine / "release",
         "corpus_file": engine / "corpus.txt",

@@ -127,6 +127,13 @@ class Request:
     """Parameters the client named, by their OpenAI or vLLM name."""
     ignore_eos: bool
 
+    @property
+    def text_size(self) -> int:
+        """Characters of text, about: what rendering and counting cost goes by it."""
+        if self.messages is None:
+            return len(self.prompt)
+        return sum(len(message["content"]) for message in self.messages)
+
 
 def parse_chat(body: bytes) -> Request:
     """Judge a body of POST /v1/chat/completions. Raises Problem."""

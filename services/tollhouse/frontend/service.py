@@ -15,7 +15,8 @@ from tollhouse.frontend.generation import Ask, Choice, Model, fitting_max_tokens
 from tollhouse.frontend.requests import Request
 
 _EXCHANGE = re.compile(r"[A-Za-z0-9-]{1,64}")
-# Tokenising takes about a millisecond from here on: other streams must not wait.
+# In characters. Rendering and tokenising take a millisecond from here on, and tenths of
+# a second for the longest bodies: other streams must not wait for that.
 _LONG_TEXT = 4096
 
 
@@ -65,8 +66,10 @@ class Service:
             raise Problem(
                 Kind.MODEL_NOT_FOUND, "This model does not exist here.", "model"
             )
-        prompt = _prompt(model, request)
-        input_tokens = await _count(model, prompt)
+        if request.text_size < _LONG_TEXT:
+            prompt, input_tokens = _measure(model, request)
+        else:
+            prompt, input_tokens = await asyncio.to_thread(_measure, model, request)
         max_tokens = fitting_max_tokens(
             request.max_tokens,
             injected=headers.get(b"x-tollhouse-default-max-tokens") == b"true",
@@ -119,17 +122,16 @@ def _prompt(model: Model, request: Request) -> str:
     return template.render(model.release.neutraliser.value(list(request.messages)))
 
 
-async def _count(model: Model, prompt: str) -> int:
-    release = model.release
-    if len(prompt) < _LONG_TEXT:
-        return release.count(prompt)
-    if release.surely_exceeds(len(prompt), model.context):
+def _measure(model: Model, request: Request) -> tuple[str, int]:
+    """Return the prompt and its tokens. Raises Problem; also runs in threads."""
+    prompt = _prompt(model, request)
+    if model.release.surely_exceeds(len(prompt), model.context):
         raise Problem(
             Kind.CONTEXT_LENGTH,
             f"This model's context is {model.context} tokens; the prompt is longer.",
             "messages",
         )
-    return await asyncio.to_thread(release.count, prompt)
+    return prompt, model.release.count(prompt)
 
 
 def _sampling(model: Model, request: Request) -> dict[str, int | float]:
