@@ -1,0 +1,191 @@
+"""Stand-ins for authz and extproc, told what to do by the request itself.
+
+The bearer token tells authz, the header `x-test-extproc` tells extproc. Their words on
+the wire are those of the real services; what they decide is the test's.
+"""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf import json_format
+from google.rpc import code_pb2
+
+from tollhouse.pb.envoy.config.core.v3 import base_pb2 as core_pb
+from tollhouse.pb.envoy.service.auth.v3 import external_auth_pb2 as auth
+from tollhouse.pb.envoy.service.auth.v3 import external_auth_pb2_grpc as auth_grpc
+from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
+from tollhouse.pb.envoy.service.ext_proc.v3 import (
+    external_processor_pb2_grpc as ext_proc_grpc,
+)
+
+PROOF = "proof-of-this-run"
+DENIED = b'{"error":{"message":"Incorrect API key provided.","code":"invalid_api_key"}}'
+REFUSED = b'{"error":{"message":"Too fast.","code":"rate_limit_exceeded"}}'
+_RATELIMIT = {
+    f"{what}-{of}": value
+    for of in ("requests", "tokens")
+    for what, value in (("limit", "60"), ("remaining", "59"), ("reset", "1s"))
+}
+
+
+class Authorization(auth_grpc.AuthorizationServicer):
+    """The principal for `Bearer good…`, else what the token says."""
+
+    def __init__(self) -> None:
+        self.checked = list[auth.CheckRequest]()
+
+    async def Check(  # type: ignore[override]
+        self,
+        request: auth.CheckRequest,
+        context: grpc.aio.ServicerContext[auth.CheckRequest, auth.CheckResponse],
+    ) -> auth.CheckResponse:
+        self.checked.append(request)
+        token = request.attributes.request.http.headers.get("authorization", "")
+        if "error" in token:
+            await context.abort(grpc.StatusCode.INTERNAL, "a bug")
+        if "slow" in token:
+            await asyncio.sleep(1)
+        response = auth.CheckResponse()
+        if not token.startswith("Bearer good"):
+            response.status.code = code_pb2.UNAUTHENTICATED
+            denied = response.denied_response
+            denied.status.code = 401
+            denied.body = DENIED.decode()
+            for name, value in (
+                ("content-type", "application/json"),
+                ("www-authenticate", "Bearer"),
+            ):
+                option = denied.headers.add()
+                option.header.key, option.header.value = name, value
+            return response
+        response.ok_response.SetInParent()
+        principal = {"tenant": "acme", "key_id": "k1", "plan": "free", "scopes": "*"}
+        json_format.ParseDict(principal, response.dynamic_metadata)
+        return response
+
+
+class ExternalProcessor(ext_proc_grpc.ExternalProcessorServicer):
+    """Admits, unless the header x-test-extproc says otherwise."""
+
+    def __init__(self) -> None:
+        self.headers = list[dict[str, bytes]]()
+        self.bodies = list[bytes]()
+
+    async def Process(  # type: ignore[override]
+        self,
+        request_iterator: AsyncIterator[ext_proc.ProcessingRequest],
+        context: grpc.aio.ServicerContext[
+            ext_proc.ProcessingRequest, ext_proc.ProcessingResponse
+        ],
+    ) -> AsyncIterator[ext_proc.ProcessingResponse]:
+        behaviour = ""
+        async for message in request_iterator:
+            phase = message.WhichOneof("request") or ""
+            if phase == "request_headers":
+                headers = {
+                    header.key: header.raw_value
+                    for header in message.request_headers.headers.headers
+                }
+                self.headers.append(headers)
+                behaviour = headers.get("x-test-extproc", b"").decode()
+            else:
+                self.bodies.append(message.request_body.body)
+            kind, _, when = behaviour.partition("@")
+            if kind and phase == f"request_{when or 'body'}":
+                match kind:
+                    case "close":
+                        return
+                    case "error":
+                        await context.abort(grpc.StatusCode.INTERNAL, "a bug")
+                    case "hang":
+                        await asyncio.sleep(3)
+                    case "path":
+                        yield _with_path()
+                        return
+                    case status if status.isdigit():
+                        yield _immediate(int(status))
+                        return
+            if phase == "request_headers":
+                yield _identified()
+            else:
+                yield _admitted(behaviour, message.request_body.body)
+                return
+
+
+def _identified() -> ext_proc.ProcessingResponse:
+    response = ext_proc.ProcessingResponse()
+    response.request_headers.response.status = ext_proc.CommonResponse.CONTINUE
+    named = {"exchange": str(uuid.uuid4()), "tenant": "acme", "key_id": "k1"}
+    _put(response, {"tollhouse": named})
+    return response
+
+
+def _admitted(behaviour: str, body: bytes) -> ext_proc.ProcessingResponse:
+    response = ext_proc.ProcessingResponse()
+    common = response.request_body.response
+    common.clear_route_cache = True
+    body = body.replace(b'"stream": true', b'"stream": true, "judged": true')
+    common.body_mutation.body = body
+    headers = {
+        "x-tollhouse-admitted": "wrong" if behaviour == "wrong-proof" else PROOF,
+        "x-tollhouse-cluster": "absent" if behaviour == "no-cluster" else "tiny-chat",
+        "x-tollhouse-exchange": "an-exchange",
+        "content-length": str(len(body)),
+    }
+    if behaviour == "forget":
+        headers.pop("x-tollhouse-admitted")
+    _set(common.header_mutation, headers)
+    admitted: dict[str, Any] = {"admitted": True, "strip": behaviour == "strip"}
+    admitted["facts"] = json.dumps({"tenant": "acme", "w": [1, 1, 5]})
+    _put(response, {"tollhouse": admitted, "tollhouse.ratelimit": _RATELIMIT})
+    return response
+
+
+def _with_path() -> ext_proc.ProcessingResponse:
+    response = _admitted("", b"")
+    mutation = response.request_body.response.header_mutation
+    _set(mutation, {":path": "/v1/completions"})
+    return response
+
+
+def _immediate(status: int) -> ext_proc.ProcessingResponse:
+    response = ext_proc.ProcessingResponse()
+    answer = response.immediate_response
+    answer.status.code = status
+    answer.body = REFUSED
+    _set(answer.headers, {"content-type": "application/json", "retry-after": "7"})
+    return response
+
+
+def _set(mutation: ext_proc.HeaderMutation, headers: dict[str, str]) -> None:
+    for name, value in headers.items():
+        option = mutation.set_headers.add()
+        option.header.key, option.header.raw_value = name, value.encode()
+        option.append_action = core_pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+
+
+def _put(response: ext_proc.ProcessingResponse, metadata: dict[str, Any]) -> None:
+    # Envoy merges the namespaces of both replies key by key.
+    json_format.ParseDict(metadata, response.dynamic_metadata)
+
+
+Stop = Callable[[float | None], Awaitable[None]]
+
+
+async def serve(folder: Path) -> tuple[Authorization, ExternalProcessor, list[Stop]]:
+    """Serve both on authz.sock and extproc.sock in the folder."""
+    authorization, processor = Authorization(), ExternalProcessor()
+    authz, extproc = grpc.aio.server(), grpc.aio.server()
+    auth_grpc.add_AuthorizationServicer_to_server(authorization, authz)
+    ext_proc_grpc.add_ExternalProcessorServicer_to_server(processor, extproc)
+    for name, server in (("authz", authz), ("extproc", extproc)):
+        server.add_insecure_port(f"unix:{folder}/{name}.sock")
+        await server.start()
+    return authorization, processor, [authz.stop, extproc.stop]
+
+
