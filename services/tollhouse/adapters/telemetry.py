@@ -10,13 +10,16 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TextIO
+from typing import Literal, TextIO
 
 import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 REDACTED = "[redacted]"
+
+Level = Literal["debug", "info", "warning", "error"]
+"""What a setting for the log level may be."""
 
 # Bounds one value, not one line: enough for a deep traceback, too little for a body.
 _LONGEST_VALUE = 16_384

@@ -143,7 +143,7 @@ def test_needed(method: str, path: str, permission: Permission | None):
         ("org/*", "org/a/b", True),
     ],
 )
-def test_pattern(pattern: str, model: str, expected: bool):  # noqa: FBT001
+def test_pattern(pattern: str, model: str, expected: bool):
     """`*` is the only wildcard."""
     assert Scope("chat", "write", pattern).covers(model) == expected
 
@@ -177,7 +177,7 @@ def test_pattern_model(pattern: str, name: str):
         ("", "chat", "tiny-chat", False),
     ],
 )
-def test_covers(scopes: str, operation: str, model: str, expected: bool):  # noqa: FBT001
+def test_covers(scopes: str, operation: str, model: str, expected: bool):
     """A model is covered by a scope of the same operation only."""
     assert identity.covers(principal(scopes), operation, model) == expected
 
@@ -192,7 +192,7 @@ def test_covers(scopes: str, operation: str, model: str, expected: bool):  # noq
         ("", Permission.CHAT_WRITE, False),
     ],
 )
-def test_may(scopes: str, permission: Permission, expected: bool):  # noqa: FBT001
+def test_may(scopes: str, permission: Permission, expected: bool):
     """A permission is held or not, whatever its models."""
     assert identity.may(principal(scopes), permission) == expected
 
@@ -258,7 +258,7 @@ def test_default_scopes():
     ("expires_at", "expected"),
     [(None, False), (99.9, True), (100.0, True), (101, False)],
 )
-def test_expiry(expires_at: float | None, expected: bool):  # noqa: FBT001
+def test_expiry(expires_at: float | None, expected: bool):
     """A key is gone at its expiry, not after it."""
     credential = Credential(principal(""), expires_at, is_suspended=False)
 
