@@ -95,6 +95,7 @@ def running_stack(
         *("--config", str(config or write_config(folder / "tollhouse.yaml"))),
         *options,
     ]
+    ready_file.unlink(missing_ok=True)  # of a predecessor that was killed
     with output.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:

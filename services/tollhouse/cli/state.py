@@ -63,8 +63,11 @@ class StateDirectory:
             ) from error
         try:
             self._lock(descriptor)
-            self._prepare()
-            yield descriptor
+            try:
+                self._prepare()
+                yield descriptor
+            finally:
+                self._clear_run()
         finally:
             os.close(descriptor)
 
@@ -82,7 +85,7 @@ class StateDirectory:
                 shutil.copyfile(log, log.with_suffix(".log.1"))
                 os.truncate(log, 0)  # they append, so they follow
 
-    def clear_run(self) -> None:
+    def _clear_run(self) -> None:
         """Remove the run directory and the link to it."""
         shutil.rmtree(self.run, ignore_errors=True)
         (self.path / "run").unlink(missing_ok=True)

@@ -160,10 +160,7 @@ def _run(args: argparse.Namespace) -> None:
         running = Running(
             stack, configuration, console, ready_file=args.ready_file, began=began
         )
-        try:
-            asyncio.run(running.main(lock))
-        finally:
-            state.clear_run()
+        asyncio.run(running.main(lock))
 
 
 def _argument(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:

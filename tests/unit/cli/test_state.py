@@ -13,9 +13,7 @@ from tollhouse.cli.state import StateDirectory, StateError, write_whole
 
 @pytest.fixture
 def state(tmp_path):
-    directory = StateDirectory(tmp_path / "state")
-    yield directory
-    directory.clear_run()
+    return StateDirectory(tmp_path / "state")
 
 
 def mode(path) -> int:
@@ -75,7 +73,6 @@ def test_the_run_directory_is_short_enough_for_sockets(tmp_path):
     with deep.hold():
         assert len(os.fsencode(deep.run / "extproc-99.sock")) <= 107
         assert (deep.path / "run").resolve() == deep.run
-    deep.clear_run()
 
     assert not deep.run.exists()
     assert not (deep.path / "run").is_symlink()
