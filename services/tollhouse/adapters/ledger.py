@@ -55,13 +55,13 @@ class LedgerReader:
         Empty when there is nothing new. At most CHUNK_BYTES, unless one line is
         longer.
         """
-        if self._descriptor is None and not self._open():
+        descriptor = self._open()
+        if descriptor is None:
             return []
-        assert self._descriptor is not None
         offset = self.position.offset
         size = CHUNK_BYTES
         while True:
-            content = os.pread(self._descriptor, size, offset)
+            content = os.pread(descriptor, size, offset)
             end = content.rfind(b"\n") + 1
             if end or len(content) < size:
                 break
@@ -74,17 +74,18 @@ class LedgerReader:
         self._close()
         self._lock_file.close()
 
-    def _open(self) -> bool:
-        try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        status = os.fstat(descriptor)
-        known = self.position
-        if known.inode != status.st_ino or known.offset > status.st_size:
-            self.position = Position(status.st_ino, 0)
-        self._descriptor = descriptor
-        return True
+    def _open(self) -> int | None:
+        if self._descriptor is None:
+            try:
+                descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+            status = os.fstat(descriptor)
+            known = self.position
+            if known.inode != status.st_ino or known.offset > status.st_size:
+                self.position = Position(status.st_ino, 0)
+            self._descriptor = descriptor
+        return self._descriptor
 
     def _close(self) -> None:
         if self._descriptor is not None:

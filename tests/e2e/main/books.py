@@ -1,8 +1,6 @@
 """The three books of one stack: the engine's truth log, the ledger, the usage rows."""
 
 import json
-import subprocess
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +8,10 @@ from pathlib import Path
 
 import redis
 
-from tollhouse.adapters.redis.shards import SHARDS
-from tollhouse.core.ledger import Settlement, judge, parse
+from tests.e2e.running_stack import RunningStack, wait_until
+from tollhouse.adapters.redis.shards import SHARDS, shard
+from tollhouse.core.exchange import Settlement
+from tollhouse.core.ledger import judge, parse
 
 
 @dataclass(frozen=True)
@@ -38,62 +38,62 @@ def truth(state_dir: Path) -> dict[str, Truth]:
     return found
 
 
-def settlements(state_dir: Path) -> dict[str, Settlement]:
-    """What the ledger's end lines say of each admitted exchange."""
+def settlements(state_dir: Path, tenant: str) -> dict[str, Settlement]:
+    """What the ledger's end lines say of each of a tenant's admitted exchanges."""
     found = {}
     for raw in (state_dir / "ledger" / "ledger.jsonl").read_bytes().splitlines():
         entry = judge(parse(raw))
-        if isinstance(entry, Settlement):
+        if isinstance(entry, Settlement) and entry.facts.tenant == tenant:
             found[entry.exchange_id] = entry
     return found
 
 
-def usage(tollhouse: Path, state_dir: Path, tenant: str) -> Counter[str]:
-    """Sums over the rows of `tollhouse usage --json`."""
-    command = [tollhouse, "usage", "--json", "--tenant", tenant]
-    answer = subprocess.run(
-        [*command, "--state-dir", state_dir], check=True, capture_output=True, text=True
-    )
+def usage(stack: RunningStack, tenant: str) -> Counter[str]:
+    """Sums over the rows of `tollhouse usage`; exchanges by kind."""
     total: Counter[str] = Counter()
-    for row in json.loads(answer.stdout):
-        total.update(
-            {name: value for name, value in row.items() if isinstance(value, int)}
-        )
-        total.update({f"exchanges_{k}": v for k, v in row["exchanges"].items()})
+    for row in json.loads(stack.run("usage", "--json", "--tenant", tenant)):
+        exchanges = row.pop("exchanges")
+        total.update({k: v for k, v in row.items() if isinstance(v, int)})
+        total.update(exchanges)
     return total
 
 
-def open_reservations(state_dir: Path) -> int:
-    """Leases of exchanges that are neither settled, released nor reaped."""
-    with redis.Redis(unix_socket_path=str(state_dir / "run" / "redis.sock")) as client:
+def is_at_rest(stack: RunningStack) -> bool:
+    """Whether every exchange is settled and every record acknowledged."""
+    with connect(stack) as client:
         pipeline = client.pipeline(transaction=False)
-        for shard in range(SHARDS):
-            pipeline.zcard(f"{{s{shard}}}:leases")
-        return sum(pipeline.execute())
+        for number in range(SHARDS):
+            pipeline.zcard(f"{{s{number}}}:leases")
+            pipeline.xlen(f"{{s{number}}}:outbox")
+        return sum(pipeline.execute()) == 0
 
 
-def outbox_length(state_dir: Path) -> int:
-    """Records the aggregator has not acknowledged."""
-    with redis.Redis(unix_socket_path=str(state_dir / "run" / "redis.sock")) as client:
-        pipeline = client.pipeline(transaction=False)
-        for shard in range(SHARDS):
-            pipeline.xlen(f"{{s{shard}}}:outbox")
-        return sum(pipeline.execute())
+def rest(stack: RunningStack, seconds: float = 15.0) -> None:
+    """Wait until `is_at_rest`; fail when it takes longer."""
+    within(seconds, lambda: is_at_rest(stack))
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Poll; fails the test by name when it takes too long."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.1)
+def within(seconds: float, condition: Callable[[], bool]) -> None:
+    """Wait for a condition; fail when it does not come."""
+    wait_until(condition, seconds)
+    assert condition(), f"not within {seconds} s"
 
 
-def at_rest(state_dir: Path, seconds: float = 15.0) -> None:
-    """Wait until every exchange is settled and every record delivered."""
-    wait_until(
-        lambda: open_reservations(state_dir) == 0 and outbox_length(state_dir) == 0,
-        seconds,
-        "all settled and delivered",
-    )
+def units_bucket(stack: RunningStack, tenant: str) -> tuple[int, int]:
+    """Grains used of the tenant's units for the model, and when (Unix ms)."""
+    with connect(stack) as client:
+        key = f"{{s{shard(tenant)}}}:bucket:model:{tenant}:tiny-chat:units"
+        used, at = client.get(key).split()
+    return int(used), int(at)
+
+
+def concurrent(stack: RunningStack, tenant: str) -> int:
+    """Places the tenant's exchanges hold."""
+    with connect(stack) as client:
+        key = f"{{s{shard(tenant)}}}:concurrent:model:{tenant}:tiny-chat"
+        return int(client.zcard(key))
+
+
+def connect(stack: RunningStack) -> redis.Redis:
+    """Redis as an outsider sees it."""
+    return redis.Redis(unix_socket_path=str(stack.state_dir / "run" / "redis.sock"))

@@ -1,0 +1,118 @@
+"""Under a mixed load, every book says the same: truth, ledger, limits, invoice rows."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from tests.e2e.main import books, load
+from tests.e2e.main.conftest import ENGINE, ROOMY
+from tollhouse.core.ids import created_ms
+from tollhouse.core.limits import GRAINS
+from tollhouse.core.usage import UsageKind
+
+TENANT = "books"
+REQUESTS = 200
+AHEAD_SECONDS = 0.2
+
+
+@pytest.fixture(scope="module")
+def make_key_once(stack):
+    """One tenant for all tests of this module."""
+    stack.run("tenants", "create", TENANT, "--plan", "roomy")
+    return stack.run("keys", "create", "--tenant", TENANT).strip()
+
+
+@pytest.fixture(scope="module")
+def seen(stack, make_key_once):
+    """What 200 mixed requests at 16 at a time saw; a fifth of them left early."""
+    result = asyncio.run(
+        load.mixed(
+            stack.base_url, make_key_once, requests=REQUESTS, concurrent=16, seed=4
+        )
+    )
+    books.rest(stack)
+    return result
+
+
+def test_the_load_was_one(seen):
+    """Nothing below means much if nothing ran."""
+    ends = Counter(one.end for one in seen)
+
+    assert {"complete", "aborted"} == ends.keys()
+    assert ends["aborted"] >= REQUESTS // 10
+    assert {one.stream for one in seen if one.end == "complete"} == {True, False}
+
+
+def test_completed_exchanges_are_billed_exactly(stack, seen):
+    """Record by record, what was billed is what the engine generated."""
+    billed, truth = (
+        books.settlements(stack.state_dir, TENANT),
+        books.truth(stack.state_dir),
+    )
+    for one in seen:
+        if one.end != "complete":
+            continue
+        record, generated = billed[one.exchange], truth[one.exchange]
+        assert (UsageKind.FINAL, "completed") == (record.kind, generated.outcome)
+        assert (generated.input_tokens, generated.output_tokens) == (
+            record.usage.input_tokens,
+            record.usage.output_tokens,
+        )
+
+
+def test_aborted_exchanges_are_billed_to_where_they_were_cut(stack, seen):
+    """PARTIAL: what was forwarded, and the engine stopped soon after."""
+    billed, truth = (
+        books.settlements(stack.state_dir, TENANT),
+        books.truth(stack.state_dir),
+    )
+    ahead = AHEAD_SECONDS * 1000 / ENGINE["itl_ms"]
+    for one in seen:
+        if one.end != "aborted":
+            continue
+        record, generated = billed[one.exchange], truth[one.exchange]
+        output = record.usage.output_tokens
+        if record.kind is UsageKind.FINAL:  # left while the last events were on the way
+            assert "completed" == generated.outcome
+            continue
+        assert UsageKind.PARTIAL is record.kind
+        assert generated.input_tokens == record.usage.input_tokens
+        # What the client read was forwarded; what was forwarded was generated.
+        assert one.contents <= output <= generated.output_tokens
+        assert generated.output_tokens - output <= ahead
+
+
+def test_the_usage_rows_are_the_sum_of_the_records(stack, seen):
+    """What the aggregator adds up is what was settled: nothing lost or doubled."""
+    billed = books.settlements(stack.state_dir, TENANT)
+    rows = books.usage(stack, TENANT)
+
+    assert {one.exchange for one in seen} == billed.keys()
+    kinds = Counter(record.kind for record in billed.values())
+    assert (
+        sum(record.usage.input_tokens for record in billed.values()),
+        sum(record.usage.output_tokens for record in billed.values()),
+        kinds[UsageKind.FINAL],
+        kinds[UsageKind.PARTIAL],
+        0,
+    ) == (
+        rows["input_tokens"],
+        rows["output_tokens"],
+        rows["final"],
+        rows["partial"],
+        rows["abandoned"],
+    )
+
+
+def test_the_limits_are_as_if_only_usage_had_been_charged(stack, seen):
+    """No reservation is left; refunds went where the reservation came from."""
+    billed = books.settlements(stack.state_dir, TENANT)
+    spent = sum(r.usage.units(r.facts.weights) for r in billed.values()) * GRAINS
+    began = min(created_ms(one.exchange) for one in seen if one.exchange)
+    used, at = books.units_bucket(stack, TENANT)
+    rate = ROOMY["units_per_minute"]
+
+    # The bucket drains from the first RESERVE on, some ms after the id was made.
+    assert spent - rate * (at - began) == pytest.approx(used, abs=rate * 250)
+    assert 0 == books.concurrent(stack, TENANT)
