@@ -87,6 +87,7 @@ class Connection(asyncio.Protocol):
         self._unsent: list[bytes] = []
         self._waiting: deque[Batch] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
 
     def send(self, packed: bytes, wanted: int, budget_seconds: float) -> Batch:
         """Send packed commands with this turn's others; raises Unavailable if full."""
@@ -102,8 +103,7 @@ class Connection(asyncio.Protocol):
             loop.call_soon(self._flush)
         self._unsent.append(packed)
         self._waiting.append(batch)
-        timer = self._timer
-        if timer is None or deadline < timer.when():
+        if self._timer is None or deadline < self._timer_at:
             self._set_timer(deadline)
         return batch
 
@@ -152,14 +152,15 @@ class Connection(asyncio.Protocol):
     def _set_timer(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        # Kept apart: uvloop gives no `when` to a timer that is due already.
+        self._timer_at = when
         self._timer = self._loop.call_at(when, self._check)
 
     def _check(self) -> None:
         """End what is overdue, unless our own loop was late: then read first."""
         now = self._loop.time()
-        timer = self._timer
         self._timer = None
-        if timer is not None and now - timer.when() > _LATE_SECONDS:
+        if now - self._timer_at > _LATE_SECONDS:
             # uvloop runs timers before it reads: the replies may be waiting for us.
             self._set_timer(now + _LATE_SECONDS / 2)
             return
