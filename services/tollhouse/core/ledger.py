@@ -20,7 +20,6 @@ from tollhouse.core.usage import (
     decode_facts,
 )
 
-
 _NO_FLAGS = "-"
 
 

@@ -27,7 +27,7 @@ def append(path, content):
 
 
 def test_waits_for_a_file_that_is_not_there_yet(reader, path):
-    """extproc may start before Envoy."""
+    """Either of the two may start first."""
     assert [] == reader.read()
 
     append(path, b"one\n")
