@@ -3,8 +3,11 @@
 import openai
 import pytest
 from openai import OpenAI
+from openai.types.chat import ChatCompletionMessageParam
 
-HELLO = [{"role": "user", "content": "Who keeps the toll?"}]
+HELLO: list[ChatCompletionMessageParam] = [
+    {"role": "user", "content": "Who keeps the toll?"}
+]
 
 
 @pytest.fixture(scope="module")

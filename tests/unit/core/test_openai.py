@@ -1,6 +1,7 @@
 """What of an OpenAI body is read, refused and forwarded."""
 
 import json
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -14,21 +15,23 @@ from tollhouse.core.problems import Problem
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
+MODEL = Model(
+    name="m",
+    cluster="c",
+    provider=Provider.TRITON,
+    operations=frozenset(Operation),
+    context=4096,
+    default_output_tokens=256,
+    max_output_tokens=1024,
+    weights=Weights(),
+    bytes_per_token=4.0,
+    inject_default=True,
+    created=0,
+)
+
+
 def model(**changes):
-    values = {
-        "name": "m",
-        "cluster": "c",
-        "provider": Provider.TRITON,
-        "operations": frozenset(Operation),
-        "context": 4096,
-        "default_output_tokens": 256,
-        "max_output_tokens": 1024,
-        "weights": Weights(),
-        "bytes_per_token": 4.0,
-        "inject_default": True,
-        "created": 0,
-    }
-    return Model(**values | changes)
+    return replace(MODEL, **changes)
 
 
 def chat(**fields):
