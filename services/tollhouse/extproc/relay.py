@@ -33,18 +33,24 @@ _log = structlog.get_logger()
 
 
 class Relay:
-    """One worker's relay; several may work on the same outboxes."""
+    """One worker's relay; several may work on the same outboxes.
+
+    It lingers after a `notify`, so that what is settled at a low rate shares one trip
+    too: alone a record costs both sides ten times the CPU of one among 32.
+    """
 
     def __init__(
         self,
         outbox: Outbox,
         target: str,
         *,
+        linger_seconds: float = 0.2,
         sweep_seconds: float = 3.0,
         claim_idle_seconds: float = 10.0,
     ) -> None:
         self._outbox = outbox
         self._courier = Courier(target, self._answered)
+        self._linger_seconds = linger_seconds
         self._sweep_seconds = sweep_seconds
         self._claim_idle_ms = round(claim_idle_seconds * 1000)
         self._held: set[tuple[int, bytes]] = set()
@@ -54,12 +60,19 @@ class Relay:
         self._pending: dict[int, bytes] = dict.fromkeys(range(SHARDS), FIRST)
         self._stale: dict[int, bytes] = {}
         self._has_work = asyncio.Event()
+        self._lingering: asyncio.TimerHandle | None = None
         self._leaving: dict[int, Leaving] = {}
         self._may_leave = asyncio.Event()
 
     def notify(self, shards: Iterable[int]) -> None:
         """Say that these shards have new outbox entries; never blocks."""
         self._new.update(shards)
+        if self._lingering is None:
+            loop = asyncio.get_running_loop()
+            self._lingering = loop.call_later(self._linger_seconds, self._wake)
+
+    def _wake(self) -> None:
+        self._lingering = None
         self._has_work.set()
 
     async def run(self) -> None:
@@ -203,11 +216,12 @@ class Relay:
                 self._may_leave.set()
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
+            if len(self._held) >= MOST_HELD:
+                self._has_work.set()
             for shard, entries in leaving.items():
                 self._held.difference_update(
                     (shard, entry_id) for entry_id in (*entries.done, *entries.refused)
                 )
-            self._has_work.set()
 
 
 async def _endless(part: Callable[[], Awaitable[None]]) -> None:

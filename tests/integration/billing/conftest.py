@@ -5,14 +5,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import grpc.aio
 import pytest
 import redis
 
-from tests.redis_process import RedisServer, running_redis
+from tests.redis_process import RedisServer
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.pb.tollhouse.usage.v1 import usage_pb2_grpc as usage_grpc
 
@@ -30,7 +31,7 @@ async def main(process):
     telemetry.configure("relay")
     redis = await Redis.connect(sys.argv[1])
     relay = Relay(Outbox(redis, sys.argv[3]), sys.argv[2],
-                  sweep_seconds=0.2, claim_idle_seconds=0.5)
+                  sweep_seconds=0.2, claim_idle_seconds=float(sys.argv[4]))
     async def nothing(): pass
     await process.hold([relay.run], ready=nothing, drain=nothing)
 
@@ -63,6 +64,10 @@ class Part:
     @property
     def log(self) -> str:
         return self._log.read_text()
+
+
+class StartRelay(Protocol):
+    def __call__(self, name: str, claim_idle_seconds: float = 0.5) -> Part: ...
 
 
 class Aggregator(Part):
@@ -101,32 +106,35 @@ def part_processes() -> Iterator[list[Part]]:
             part.process.wait()
 
 
-@pytest.fixture
-def billing_redis() -> Iterator[RedisServer]:
-    """The aggregator's own server, so that the outbox's may die alone."""
-    with running_redis(appendonly="yes") as server:
-        yield server
+@pytest.fixture(scope="session")
+def shared_aggregator(
+    tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer
+) -> Iterator[Aggregator]:
+    part = Aggregator(tmp_path_factory.mktemp("billing"), redis_server.url)
+    yield part
+    if part.process is not None:
+        part.process.kill()
+        part.process.wait()
 
 
 @pytest.fixture
-def aggregator(
-    tmp_path: Path, redis_url: str, part_processes: list[Part]
-) -> Aggregator:
-    """A running aggregator on the run's Redis."""
-    part = Aggregator(tmp_path, redis_url)
-    part_processes.append(part)
-    part.start()
-    return part
+def aggregator(shared_aggregator: Aggregator, redis_url: str) -> Aggregator:
+    """A running aggregator on the run's Redis; a test may kill it."""
+    process = shared_aggregator.process
+    if process is None or process.poll() is not None:
+        shared_aggregator.start()
+    return shared_aggregator
 
 
 @pytest.fixture
 def start_relay(
     tmp_path: Path, redis_url: str, aggregator: Aggregator, part_processes: list[Part]
-) -> Callable[[str], Part]:
+) -> StartRelay:
     """Start a relay process of a name, impatient with what others hold."""
 
-    def start(name: str) -> Part:
-        command = [sys.executable, "-c", RELAY, redis_url, aggregator.target, name]
+    def start(name: str, claim_idle_seconds: float = 0.5) -> Part:
+        arguments = (redis_url, aggregator.target, name, str(claim_idle_seconds))
+        command = [sys.executable, "-c", RELAY, *arguments]
         part = Part(command, {}, tmp_path / f"{name}.log")
         part_processes.append(part)
         part.start()
