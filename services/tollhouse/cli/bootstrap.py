@@ -50,13 +50,14 @@ from envoy_data_plane.google.protobuf import Any as PbAny
 
 from tollhouse.cli.envoy_types import read_message, to_json_message, walk
 from tollhouse.cli.probes import ANY_HOST, Address
+from tollhouse.cli.unusable import UnusableError
 
 ADMISSION_PROOF = "ADMISSION_PROOF"
 LEDGER = "ledger.jsonl"
 METER = "meter.lua"
 
 
-class BootstrapError(Exception):
+class BootstrapError(UnusableError):
     """The file can't be used; the text has one line per fault, ready to print."""
 
 
@@ -110,10 +111,14 @@ def read_bootstrap(path: Path) -> Bootstrap:
 def render_bootstrap(path: Path, edge: Edge) -> str:
     """Return envoy.yaml as JSON with the values of `edge` in place.
 
-    Raises BootstrapError for a file that can't be read, lacks a placeholder (its value
-    would have no effect) or has a cluster that `edge` does not name.
+    Raises BootstrapError for a file that can't be read, or that lacks the place of one
+    of the values: the value would have no effect.
     """
-    bootstrap = read_bootstrap(path)
+    return fill_bootstrap(read_bootstrap(path), edge, path)
+
+
+def fill_bootstrap(bootstrap: Bootstrap, edge: Edge, path: Path) -> str:
+    """Fill in a bootstrap that was read from `path`; as `render_bootstrap`."""
     filled = _Filled(edge)
     walk(bootstrap, filled.fill)
     if faults := list(filled.faults()):
@@ -129,12 +134,14 @@ class _Filled:
         self._met: set[str] = set()
         self._clusters: set[str] = set()
 
-    def fill(self, message: Message, _path: str) -> None:
+    def fill(self, message: Message) -> None:
         edge = self._edge
         match message:
             case Listener():
                 self._met.add("listener")
                 message.address = _pb_address(edge.listen)
+                # `up` keeps the port for this Envoy while it restarts.
+                message.enable_reuse_port = True
             case Admin():
                 self._met.add("admin")
                 message.address = _pb_address(edge.admin)

@@ -44,7 +44,6 @@ from envoy_data_plane.google.protobuf import Any as PbAny
 
 from tollhouse.adapters.configuration import Configuration
 from tollhouse.cli.bootstrap import METER
-from tollhouse.cli.envoy_types import walk
 
 PROOF_HEADER = "x-tollhouse-admitted"
 OUR_PREFIX = "x-tollhouse-"
@@ -61,23 +60,18 @@ LEDGER_FIELDS = frozenset(
 def findings(bootstrap: Bootstrap, configuration: Configuration) -> Iterator[str]:
     """Yield `place: what is wrong; remedy` for the two files together."""
     yield from _model_findings(bootstrap, configuration)
-    places: list[tuple[str, Message]] = []
-
-    def collect(message: Message, path: str) -> None:
-        if isinstance(message, Listener | hcm.HttpConnectionManager):
-            places.append((path, message))
-
-    walk(bootstrap, collect)
-    managers = [it for it in places if isinstance(it[1], hcm.HttpConnectionManager)]
-    if not managers:
+    resources = bootstrap.static_resources
+    has_manager = False
+    for number, listener in enumerate(resources.listeners if resources else ()):
+        path = f"static_resources.listeners[{number}]"
+        managers = list(_managers_of(listener, path))
+        has_manager = has_manager or bool(managers)
+        largest = max((_largest_body(manager) for _, manager in managers), default=0)
+        yield from _size_findings(path, listener, largest)
+        for place, manager in managers:
+            yield from _manager_findings(place, manager)
+    if not has_manager:
         yield "static_resources.listeners: no listener speaks HTTP; add the edge's"
-    for path, message in places:
-        match message:
-            case hcm.HttpConnectionManager():
-                yield from _manager_findings(path, message)
-            case Listener():
-                largest = max(map(_largest_body, _managers_of(message)), default=0)
-                yield from _size_findings(path, message, largest)
 
 
 def _model_findings(
@@ -97,12 +91,15 @@ def _model_findings(
             yield f"static_resources.clusters: has no cluster `{name}`; add it"
 
 
-def _managers_of(listener: Listener) -> Iterator[hcm.HttpConnectionManager]:
-    for chain in listener.filter_chains:
-        for item in chain.filters:
+def _managers_of(
+    listener: Listener, path: str
+) -> Iterator[tuple[str, hcm.HttpConnectionManager]]:
+    for index, chain in enumerate(listener.filter_chains):
+        for number, item in enumerate(chain.filters):
             inner = item.typed_config.unpack() if item.typed_config else None
             if isinstance(inner, hcm.HttpConnectionManager):
-                yield inner
+                place = f"{path}.filter_chains[{index}].filters[{number}].typed_config"
+                yield place, inner
 
 
 def _size_findings(path: str, listener: Listener, largest: int) -> Iterator[str]:

@@ -22,7 +22,7 @@ _Kind = TypeVar("_Kind", bound=Message)
 _REFUSED = object()
 """Stands for a value that is already among the faults."""
 
-Visit = Callable[[Message, str], None]
+Visit = Callable[[Message], None]
 
 
 def read_message(kind: type[_Kind], tree: Any, faults: list[str]) -> _Kind:
@@ -40,27 +40,22 @@ def to_json_message(message: Message) -> dict[str, Any]:
     return message.to_dict(casing=str)  # type: ignore[arg-type]
 
 
-def walk(message: Message, visit: Visit, path: str = "") -> None:
+def walk(message: Message, visit: Visit) -> None:
     """Visit a message and all messages in it, innermost first; changes are kept.
 
-    Extensions (`typed_config`) are unpacked for the visit and packed again. Paths are
-    those of the YAML file: `static_resources.clusters[0].name`.
+    Extensions (`typed_config`) are unpacked for the visit and packed again.
     """
     for field in dataclasses.fields(message):  # type: ignore[arg-type]
         value = getattr(message, field.name)
-        place = _join(path, field.name)
         match value:
             case Message():
-                setattr(message, field.name, _walked(value, visit, place))
+                setattr(message, field.name, _walked(value, visit))
             case list():
-                value[:] = [
-                    _walked(item, visit, f"{place}[{index}]")
-                    for index, item in enumerate(value)
-                ]
+                value[:] = [_walked(item, visit) for item in value]
             case dict():
                 for key, item in value.items():
-                    value[key] = _walked(item, visit, f"{place}[{key}]")
-    visit(message, path)
+                    value[key] = _walked(item, visit)
+    visit(message)
 
 
 def _read(kind: type[_Kind], tree: Any, path: str, faults: list[str]) -> _Kind:
@@ -137,14 +132,14 @@ def _read_any(value: Any, place: str, faults: list[str]) -> PbAny:
     return PbAny.pack(kind.from_dict(fields.get("value")))
 
 
-def _walked(value: Any, visit: Visit, path: str) -> Any:
+def _walked(value: Any, visit: Visit) -> Any:
     if isinstance(value, PbAny):
         if (inner := value.unpack()) is None:
             return value
-        walk(inner, visit, path)
+        walk(inner, visit)
         return PbAny.pack(inner)
     if isinstance(value, Message):
-        walk(value, visit, path)
+        walk(value, visit)
     return value
 
 

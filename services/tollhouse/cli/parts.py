@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -25,6 +26,8 @@ from tollhouse.cli.supervisor import Part
 LOCAL_CLUSTER = engine.MODEL
 """The cluster of envoy.yaml that leads to the local frontend."""
 _DRAIN_SECONDS = 2.0
+_LAST_LINES_SECONDS = 0.3
+"""Several times the reader's poll (50 ms) and the relay's way to billing."""
 # What a child needs of our environment; the rest, secrets included, stays here.
 _PASSED_ON = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"),
@@ -160,7 +163,13 @@ class Stack:
             "NODE": "local",
             "WORKER": name,
         }
-        return self._service(name, settings, after=("redis", "billing"))
+        return self._service(
+            name,
+            settings,
+            after=("redis", "billing"),
+            # Envoy is gone by then; its last lines in the ledger are settled now.
+            drain=lambda: asyncio.sleep(_LAST_LINES_SECONDS),
+        )
 
     def _envoy(self) -> Part:
         local = () if self.engine is None else ("frontend",)
@@ -226,7 +235,7 @@ def local_engine(
     state: StateDirectory,
     tools: engine.EngineTools,
     configuration: Configuration,
-    ports: engine.EnginePorts,
+    free_ports: Sequence[int],
 ) -> LocalEngine:
     """Write the model repository and the frontend's models file for this start."""
     models = {
@@ -238,6 +247,7 @@ def local_engine(
         **configuration.engine.model_dump(),
         max_seq_len=max((it.context for it in models.values()), default=4096),
     )
+    ports = engine.EnginePorts(*free_ports)
     prefix = engine.shm_prefix(state.path)
     repository = engine.render_repository(
         state.run / "models", truth_log=state.truth_log, parameters=parameters

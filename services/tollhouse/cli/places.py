@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tollhouse.cli.unusable import UnusableError
+
 OLDEST_REDIS = (6, 2)
 
 
-class MissingError(Exception):
+class MissingError(UnusableError):
     """A program or file is not there; the text is one line with the remedy."""
 
 

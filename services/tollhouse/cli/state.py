@@ -20,6 +20,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tollhouse.cli.unusable import UnusableError
+
 # sun_path holds 108 bytes with the closing NUL: a socket's path must be short, but a
 # state directory may lie anywhere.
 RUN_PARENT = Path("/tmp")  # noqa: S108 - the folder in it is ours and 0700
@@ -27,7 +29,7 @@ _LOCK_PATIENCE_SECONDS = 2.0
 _PEPPER_BYTES = 32
 
 
-class StateError(Exception):
+class StateError(UnusableError):
     """The state directory can't be used; the text is one line with the remedy."""
 
 
