@@ -125,7 +125,8 @@ class Courier:
         while isinstance(response := await stream.read(), usage_pb.StreamUsageResponse):
             self._has_progress = True
             ack = response.ack
-            parcels = self._on_the_way.pop(ack.batch_id)
+            # An answer to nothing is the aggregator's bug, and no reason to die here.
+            parcels = self._on_the_way.pop(ack.batch_id, [])
             self._may_write.set()
             refused = {it.record_id: it.reason for it in ack.rejected}
             self._answered(parcels, refused)
