@@ -223,10 +223,10 @@ def test_every_fault_is_named_with_its_place(tmp_path):
         read_bootstrap(changed)
 
     at = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config"
+    typo = "Buffer has no such field; did you mean `max_request_bytes`?"
     expected = {
         f"{at}.drain_timeout: Invalid duration string",
-        f"{at}.http_filters[0].typed_config.max_request_byte: Buffer has no such field;"
-        " did you mean `max_request_bytes`?",
+        f"{at}.http_filters[0].typed_config.max_request_byte: {typo}",
         f"{at}.http_filters[1].typed_config.@type: there is no type",
         "static_resources.clusters[2].lb_policy: Unknown value LEAST_REQUESTS",
         "static_resources.clusters[2].connect_timeout: ",
