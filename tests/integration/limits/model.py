@@ -66,9 +66,10 @@ class Model:
         self._drop_lease(settlement.exchange_id, settlement.facts)
 
     def release(self, id_: str, facts: Facts) -> None:
-        was_known = self.exchanges.get(id_) is not None
+        """By the ledger, which knows the id alone; the rest is in what is stored."""
+        is_told = isinstance(self.exchanges.get(id_), ex.Reserved | ex.Abandoned)
         self._apply(id_, facts, ex.Release(id_, facts.tenant))
-        if was_known:
+        if is_told:
             self._drop_lease(id_, facts)
         else:
             self.leases.get("leases", {}).pop(id_, None)

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 
 from tests.integration.limits.model import Model, dump, shard_of
 from tests.integration.limits.rig import START_MS, facts, new_id
-from tollhouse.core.exchange import Beat, Release, Reserved, Settlement
+from tollhouse.core.exchange import Abandoned, Beat, Release, Reserved, Settlement
 from tollhouse.core.limits import Allowance, Reservation
 from tollhouse.core.problems import Unavailable
 from tollhouse.core.usage import CountSource, TokenUsage, UsageKind
@@ -26,11 +26,15 @@ SHARD = shard_of(TENANT)
 LEASE_MS = 20_000
 KEY = Allowance(120, 3000, 3)
 TENANT_MODEL = Allowance(requests_per_minute=180, units_per_minute=4500, concurrent=4)
+MOST_EXCHANGES = 8
+"""Few, so that many events hit the same one."""
 PLANS = (
+    (KEY, TENANT_MODEL),
     (KEY, TENANT_MODEL),
     (Allowance(), TENANT_MODEL),
     (KEY, Allowance()),
-    (Allowance(units_per_minute=60, burst_seconds=0.5, concurrent=0), TENANT_MODEL),
+    (Allowance(units_per_minute=60, burst_seconds=0.5), TENANT_MODEL),
+    (KEY, Allowance(concurrent=0)),
 )
 
 tokens = st.integers(0, 120)
@@ -53,6 +57,7 @@ class Exchanges(RuleBasedStateMachine):
         self.reservations = {}
         self.settled = {}
 
+    @precondition(lambda self: len(self.reservations) < MOST_EXCHANGES)
     @rule(
         target=ids,
         plan=st.sampled_from(PLANS),
@@ -60,8 +65,9 @@ class Exchanges(RuleBasedStateMachine):
         model=st.sampled_from(["m1", "m2"]),
         units=st.integers(0, 400),
         weights=st.sampled_from([(1, 0, 5), (1, 1, 1), (3, 2, 7)]),
+        reserved=st.sampled_from([True, True, True, False]),
     )
-    def appear(self, plan, key_id, model, units, weights):
+    def appear(self, plan, key_id, model, units, weights, reserved):
         id_ = new_id(len(self.reservations), self.rig.now_ms)
         about = facts(
             *plan,
@@ -72,6 +78,8 @@ class Exchanges(RuleBasedStateMachine):
             weights=weights,
         )
         self.reservations[id_] = Reservation(id_, about, *plan)
+        if reserved:
+            self.reserve(id_)
         return id_
 
     @rule(id_=ids)
@@ -128,6 +136,7 @@ class Exchanges(RuleBasedStateMachine):
     @rule(id_=ids)
     def release_by_worker(self, id_):
         if id_ not in self.settled:
+            self._take_back(id_)
             about = self.reservations[id_].facts
             self.model.release_known(id_, about)
             self.rig.run(self.limiter.release(self.reservations[id_]))
@@ -135,11 +144,18 @@ class Exchanges(RuleBasedStateMachine):
     @rule(id_=ids)
     def release_by_ledger(self, id_):
         if id_ not in self.settled:
+            self._take_back(id_)
             self.model.release(id_, self.reservations[id_].facts)
             self.rig.run(self.limiter.apply([Release(id_, TENANT)], [], []))
 
-    @rule(id_=ids)
-    def reap(self, id_):
+    def _take_back(self, id_):
+        """What was reaped and turns out never to have been admitted cost nothing."""
+        if isinstance(self.model.exchanges.get(id_), Abandoned):
+            self.settled[id_] = TokenUsage()
+
+    @rule(id_=ids, after_ms=st.sampled_from([0, LEASE_MS - 1, LEASE_MS]))
+    def reap(self, id_, after_ms):
+        self.pass_time(after_ms)
         self.model.reap(id_, self.reservations[id_].facts)
         self.rig.run(self.limiter.reap([(SHARD, id_)]))
 
@@ -150,7 +166,7 @@ class Exchanges(RuleBasedStateMachine):
             self.model.lose(id_)
             self.rig.inspector.delete(f"{{s{SHARD}}}:exchange:{id_}")
 
-    @rule(ms=st.sampled_from([1, 33, 1000, 21_000, 700_000, 3_600_000]))
+    @rule(ms=st.sampled_from([1, 33, 1000, LEASE_MS, 700_000, 3_600_000]))
     def pass_time(self, ms):
         self.rig.move(ms)
         self.model.now_ms = self.rig.now_ms
@@ -203,6 +219,7 @@ def test_scripts_and_reference_agree(rig):
             max_examples=120,
             stateful_step_count=40,
             deadline=None,
+            database=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
