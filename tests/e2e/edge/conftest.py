@@ -22,6 +22,6 @@ async def edge(tmp_path_factory) -> AsyncIterator[Edge]:
     """An Envoy whose services work; its ledger beats every 0.2 s."""
     folder: Path = tmp_path_factory.mktemp("edge")
     async with running_edge(
-        folder, find_port, patched={"accessLogFlushInterval": "0.2s"}
+        folder, find_port, patched={"access_log_flush_interval": "0.2s"}
     ) as running:
         yield running
