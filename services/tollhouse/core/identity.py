@@ -25,7 +25,7 @@ _KEY_ID = re.compile(r"[a-z0-9]{12}")
 # RFC 6750 §2.1 b64token, bounded: a JWT is long. Envoy joins repeated headers with a
 # comma, which is not among these letters, so two credentials are none.
 _BEARER = re.compile(r"Bearer ([A-Za-z0-9._~+/=-]{20,4096})")
-_TENANT = re.compile(r"[a-z0-9-]{1,64}")
+_TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _SCOPE = re.compile(r"([a-z]+):([a-z]+)(?:=([A-Za-z0-9*][A-Za-z0-9._:/*-]{0,127}))?")
 
 
@@ -178,7 +178,9 @@ def check_key_id(text: str) -> str:
 def check_tenant(name: str) -> str:
     """Return a tenant name. Raises ValueError for one that breaks the rule."""
     if _TENANT.fullmatch(name) is None:
-        raise ValueError(f"tenant name {name!r}: use 1 to 64 of a-z, 0-9 and -")
+        raise ValueError(
+            f"tenant name {name!r}: use 1 to 64 of a-z, 0-9 and -, not - first"
+        )
     return name
 
 

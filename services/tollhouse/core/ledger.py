@@ -129,11 +129,12 @@ def read_meter(text: str | None) -> Metered | None:
         return Metered(0, None, 0, finished=False)
     usage = None
     if input_ != "-" or output != "-":
+        # A backend that reports a part larger than its whole is believed up to it.
         usage = TokenUsage(
             input_tokens=_count(input_),
             output_tokens=_count(output),
-            cached_input_tokens=_count(cached),
-            reasoning_tokens=_count(reasoning),
+            cached_input_tokens=min(_count(cached), _count(input_)),
+            reasoning_tokens=min(_count(reasoning), _count(output)),
         )
     return Metered(
         contents=sum(_count(choice) for choice in contents.split(":")),

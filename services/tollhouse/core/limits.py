@@ -148,13 +148,6 @@ def quota(bucket: Bucket, used: int) -> Quota:
     return Quota(bucket.rate, remaining, reset_seconds)
 
 
-def tightest(one: Quota | None, other: Quota | None) -> Quota | None:
-    """The quota that refuses first; None is no limit."""
-    if one is None or other is None:
-        return one or other
-    return one if one.remaining <= other.remaining else other
-
-
 class Limits:
     """All limits of an exchange, in the order the scripts use them.
 
@@ -201,19 +194,25 @@ class Limits:
             room = max(0, most - state[index])
             return Refused("concurrent", SCOPES[over], after, most, room, *told)
         name: LimitName = "units" if index % 2 else "requests"
-        seen = self._quota(state, index) or Quota(0, 0, 0.0)
+        bound = quota(self.buckets[index] or Bucket(0, 0), state[index])
         scope = SCOPES[index // 2]
-        return Refused(name, scope, after, seen.limit, seen.remaining, *told)
+        return Refused(name, scope, after, bound.limit, bound.remaining, *told)
 
     def _tightest(self, state: Sequence[int]) -> tuple[Quota | None, Quota | None]:
-        return (
-            tightest(self._quota(state, 0), self._quota(state, 2)),
-            tightest(self._quota(state, 1), self._quota(state, 3)),
-        )
+        """Quotas of the requests and the units bucket with the least left."""
+        return self._least(state, 0), self._least(state, 1)
 
-    def _quota(self, state: Sequence[int], index: int) -> Quota | None:
-        bucket = self.buckets[index]
-        return None if bucket is None else quota(bucket, state[index])
+    def _least(self, state: Sequence[int], first: int) -> Quota | None:
+        found: Bucket | None = None
+        used = least = 0
+        for index in range(first, len(self.buckets), 2):
+            bucket = self.buckets[index]
+            if bucket is None:
+                continue
+            left = (bucket.capacity - state[index]) // GRAINS
+            if found is None or left < least:
+                found, used, least = bucket, state[index], left
+        return None if found is None else quota(found, used)
 
 
 def format_reset(seconds: float) -> str:

@@ -157,6 +157,19 @@ class TestKind:
             code=code, meter=None
         )
 
+    def test_a_part_is_never_more_than_its_whole(self):
+        """Cached and reasoning tokens are subsets; a backend may get that wrong."""
+        usage = TokenUsage(
+            input_tokens=11,
+            output_tokens=22,
+            cached_input_tokens=11,
+            reasoning_tokens=22,
+        )
+
+        assert (UsageKind.FINAL, usage, BACKEND, BACKEND) == counts(
+            meter="json,0,0,1,11,22,12,900,0,0,F"
+        )
+
     def test_a_zero_of_the_backend_is_a_value(self):
         """An explicit zero is not a missing usage."""
         assert (UsageKind.FINAL, NOTHING, BACKEND, BACKEND) == counts(
