@@ -45,6 +45,13 @@ def test_the_repositorys_files_are_fine(capsys):
             id="guard inverted",
         ),
         pytest.param(
+            GUARD,
+            GUARD.replace("exact", "prefix"),
+            "(chat): leads to a backend without the admission guard",
+            "match header x-tollhouse-admitted exact ADMISSION_PROOF",
+            id="guarded by a prefix",
+        ),
+        pytest.param(
             "&private [x-tollhouse-admitted, ",
             "&private [",
             "(chat).request_headers_to_remove: the admission proof would reach",
