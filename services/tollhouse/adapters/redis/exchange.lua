@@ -68,6 +68,7 @@ end
 
 -- Puts the exchange's lease into every sorted set of leases.
 local function lease(scopes, id, ends)
+  ends = string.format('%.0f', ends) -- once, not in each call
   for index = 2 + 2 * scopes, 2 + 3 * scopes do
     redis.call('ZADD', KEYS[index], ends, id)
   end
