@@ -509,6 +509,7 @@ function envoy_on_response(handle)
   end
   local content_type = lower(headers:get("content-type") or "")
   if find(content_type, "text/event-stream", 1, true) == 1 then
+    headers:remove("content-length") -- what is taken out would be missing at the end
     follow_events(handle, M.new("sse", tollhouse.strip == true))
   elseif find(content_type, "application/json", 1, true) == 1 then
     follow_json(handle, M.new("json", false))
