@@ -157,3 +157,12 @@ def test_a_foreign_backend_is_metered_like_ours(tmp_path, foreign):
         assert foreign == answer.choices[0].message.content
         wait_until(lambda: used(stack) >= 3, 10)
         assert used(stack) == 3
+
+        # Asked twice, it does not wait for anything any more.
+        family = stack.processes()
+        stack.process.send_signal(signal.SIGINT)
+        wait_until(lambda: "stopping" in stack.said, 5)
+        stack.process.send_signal(signal.SIGINT)
+
+        assert stack.process.wait(STOP_SECONDS) == 0
+        assert [] == [process for process in family if not is_gone(process)]
