@@ -23,6 +23,14 @@ from truth import TruthLog
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _FAULT = re.compile(r"sim_fault=(reject|midstream|crash|hang):(\w+)")
 
+# As Triton and TensorRT-LLM word them: the text is all that reaches a client.
+_REJECTIONS = {
+    "length": ("Prompt length (5000) exceeds maximum input length (4096).",),
+    "queue": ("Exceeds maximum queue size", "UNAVAILABLE"),
+    "unhealthy": ("Stub process 'tiny-chat_0' is not healthy.", "INTERNAL"),
+    "internal": ("simulated rejection", "INTERNAL"),
+}
+
 
 class Rejected(Exception):
     """The request can't run; `code` names a pb_utils.TritonError."""
@@ -103,7 +111,7 @@ class Generation:
             raise Rejected(f"{total} tokens exceed max_seq_len {engine.max_seq_len}")
         kind, value = self._fault()
         if kind == "reject":
-            raise Rejected("simulated rejection", value.upper())
+            raise Rejected(*_REJECTIONS[value])
         self.prompt_tokens = len(tokens)
         self.blocks = math.ceil(total / engine.tokens_per_block)
         self._fault_kind = kind

@@ -25,8 +25,6 @@ _CHANNEL_OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
-# Without it errors come as a text without a code.
-_TRUE_STATUS = ("triton_grpc_error", "true")
 _SILENT = "The model did not answer in time."
 _FINAL = "triton_final_response"
 _SCALARS = {
@@ -124,7 +122,7 @@ class Triton:
 
     def infer(self, inference: Inference, patience: Patience) -> "Answer":
         """Begin a request; it is sent when the answer is first read."""
-        call = self._stub.ModelStreamInfer(metadata=(_TRUE_STATUS, *inference.metadata))
+        call = self._stub.ModelStreamInfer(metadata=tuple(inference.metadata))
         return Answer(call, _to_pb_request(inference), patience)
 
 
@@ -143,6 +141,24 @@ class Answer:
         self._watchdog.stop()
         self._call.cancel()
 
+    async def finish(self) -> None:
+        """Take the end of the RPC that follows the final response.
+
+        Cancelling instead would reach a server that is just closing the stream, and
+        Triton has crashed in such races (server issues 7368, 8034).
+        """
+        self._watchdog.wait()
+        try:
+            while await self._call.read() is not grpc.aio.EOF:
+                pass
+        except grpc.aio.AioRpcError:
+            pass  # the answer is complete all the same
+        except asyncio.CancelledError:
+            if not self._watchdog.expired:
+                raise
+        finally:
+            self._watchdog.stop()
+
     async def read(self) -> Response:
         """Return the next response; there is none after the final one.
 
@@ -155,7 +171,7 @@ class Answer:
                 await self._send()
             message = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise _failure(error.code(), error.details() or "") from error
+            raise _from_status(error) from error
         except asyncio.CancelledError:
             if self._watchdog.expired:
                 raise Problem(Kind.TIMED_OUT, _SILENT) from None
@@ -165,7 +181,7 @@ class Answer:
         if message is grpc.aio.EOF:
             raise Problem(Kind.UPSTREAM_FAILED, "The model's answer broke off.")
         if message.error_message:
-            raise _in_band(message.error_message)
+            raise _from_message(message.error_message)
         return self._read(message.infer_response)
 
     async def _send(self) -> None:
@@ -259,31 +275,43 @@ def _to_pb_request(inference: Inference) -> Any:
     return request
 
 
-def _failure(code: grpc.StatusCode, details: str) -> Problem | Unavailable:
-    """Turn a status into ours. `details` is Triton's text: read, never passed on."""
-    if "is not healthy" in details:
-        return Unavailable("the model's process has died")
-    match code:
-        case grpc.StatusCode.INVALID_ARGUMENT:
+def _from_status(error: grpc.aio.AioRpcError) -> Problem | Unavailable:
+    """Turn the failure of an RPC into ours: the way to Triton, not its models."""
+    match error.code():
+        case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.RESOURCE_EXHAUSTED:
             return Problem(Kind.INVALID_REQUEST, "The model refused the request.")
-        case grpc.StatusCode.UNAVAILABLE if "queue size" in details:
-            return Problem(
-                Kind.OVERLOADED,
-                "The model's queue is full.",
-                headers={"retry-after": "1"},
-            )
-        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.NOT_FOUND:
-            return Unavailable("Triton or its model is away")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return Problem(Kind.TIMED_OUT, _SILENT)
-        case grpc.StatusCode.UNIMPLEMENTED:
-            return Problem(Kind.UNSUPPORTED, "The model does not support this request.")
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.NOT_FOUND:
+            return Unavailable("Triton is away")
         case _:
             return Problem(Kind.UPSTREAM_FAILED, "The model failed.")
 
 
-def _in_band(message: str) -> Problem | Unavailable:
-    """Turn an error without a status into ours; an unknown model comes this way."""
-    if "unknown model" in message or "is not ready" in message:
-        return Unavailable("Triton does not have the model")
-    return _failure(grpc.StatusCode.UNKNOWN, message)
+# What Triton and TensorRT-LLM say, in the order in which we look for it.
+_AWAY = ("unknown model", "is not ready", "is not healthy", "stopped accepting")
+_FULL = ("exceeds maximum queue size",)
+_TOO_LONG = ("exceeds maximum input length", "exceed max_seq_len")
+
+
+def _from_message(message: str) -> Problem | Unavailable:
+    """Turn a response's error into ours. Its text is read, never passed on.
+
+    There is no code in it, only words. The header `triton_grpc_error` would make
+    Triton end the RPC with the true code instead, but in 2.51 it aborts the whole
+    server within seconds once callers leave and requests fail (measured).
+    """
+    words = message.lower()
+    if any(text in words for text in _FULL):
+        return Problem(
+            Kind.OVERLOADED, "The model's queue is full.", headers={"retry-after": "1"}
+        )
+    if any(text in words for text in _TOO_LONG):
+        return Problem(
+            Kind.CONTEXT_LENGTH,
+            "The prompt is longer than the model takes.",
+            "messages",
+        )
+    if any(text in words for text in _AWAY):
+        return Unavailable("Triton has the model not ready")
+    return Problem(Kind.UPSTREAM_FAILED, "The model failed.")

@@ -67,6 +67,7 @@ class Choice:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._seen = 0
         self._counted: list[str] = []
+        self._final = False
 
     async def pieces(
         self, triton: Triton, patience: Patience
@@ -76,6 +77,8 @@ class Choice:
         try:
             async for piece in self._read(answer):
                 yield piece
+            if self._final:
+                await answer.finish()
         finally:
             answer.cancel()
 
@@ -83,6 +86,7 @@ class Choice:
         reason = ""
         while True:
             response = await answer.read()
+            self._final = response.final
             text = ""
             if response.outputs:
                 text = self._trim.feed(self._text(response))

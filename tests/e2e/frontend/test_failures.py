@@ -27,29 +27,29 @@ from tollhouse.core import sse
 
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize(
-    ("code", "status"),
+    ("why", "status", "code"),
     [
-        ("invalid_arg", 400),
-        ("unsupported", 400),
-        ("internal", 502),
-        ("unknown", 502),
-        ("cancelled", 502),
-        ("unavailable", 503),
-        ("not_found", 503),
+        ("length", 400, "context_length_exceeded"),
+        ("queue", 503, "overloaded"),
+        ("unhealthy", 503, "service_unavailable"),
+        ("internal", 502, "upstream_error"),
     ],
 )
 async def test_refusals_of_the_engine_get_their_status(
-    client: httpx.AsyncClient, code: str, status: int, *, streaming: bool
+    client: httpx.AsyncClient, why: str, status: int, code: str, *, streaming: bool
 ):
-    """Triton's code becomes OpenAI's error; its text stays inside."""
-    body = chat(f"sim_fault=reject:{code}", stream=streaming, max_tokens=3)
+    """Triton's words become OpenAI's error; they stay inside themselves."""
+    body = chat(f"sim_fault=reject:{why}", stream=streaming, max_tokens=3)
     answer = await client.post(CHAT, json=body)
+    error = answer.json()["error"]
 
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/json"
-    error = answer.json()["error"]
     assert error.keys() == {"message", "type", "param", "code"}
-    assert "simulated" not in answer.text
+    assert error["code"] == code
+    assert answer.headers.get("retry-after") == ("1" if why == "queue" else None)
+    for word in ("simulated", "stub", "4096"):
+        assert word not in answer.text.lower()
 
 
 @pytest.mark.parametrize("fault", ["midstream:3", "hang:3"])
