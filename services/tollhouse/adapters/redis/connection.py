@@ -88,6 +88,7 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[Batch] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._has_waited = False
 
     def send(self, packed: bytes, wanted: int, budget_seconds: float) -> Batch:
         """Send packed commands with this turn's others; raises Unavailable if full."""
@@ -160,10 +161,12 @@ class Connection(asyncio.Protocol):
         """End what is overdue, unless our own loop was late: then read first."""
         now = self._loop.time()
         self._timer = None
-        if now - self._timer_at > _LATE_SECONDS:
+        if now - self._timer_at > _LATE_SECONDS and not self._has_waited:
             # uvloop runs timers before it reads: the replies may be waiting for us.
+            self._has_waited = True
             self._set_timer(now + _LATE_SECONDS / 2)
             return
+        self._has_waited = False
         next_check = None
         for batch in self._waiting:
             if batch.deadline <= now:

@@ -1,0 +1,381 @@
+"""The Redis client against a real Redis that is killed, stalled, full and busy."""
+
+import asyncio
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+import redis as redis_py
+import uvloop
+
+from tests.redis_process import find_binary, running_redis
+from tollhouse.adapters.redis.client import Redis, RedisReplyError, Script, run_all
+from tollhouse.adapters.redis.connection import (
+    MOST_WAITING,
+    STALLED_SECONDS,
+    failure,
+)
+from tollhouse.core.problems import Unavailable
+
+
+@pytest.fixture
+def server():
+    """One that may be killed."""
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+async def client(server):
+    client = await Redis.connect(server.url, budget_seconds=0.25)
+    yield client
+    await client.close()
+
+
+async def until(condition, seconds=5.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def test_replies_are_redis_values(client):
+    """Bytes, numbers, None and lists; text and numbers go in as they are."""
+    assert b"OK" == await client.call("SET", "key", 12)
+    assert 13 == await client.call("INCR", b"key")
+    assert None is await client.call("GET", "nothing")
+    assert [b"13", None] == await client.call("MGET", "key", "nothing")
+
+
+async def test_large_replies_arrive_whole(client):
+    """A reply may take many reads, and the next one starts right behind it."""
+    value = bytes(range(256)) * 20_000
+    await client.call("SET", "large", value)
+
+    one, number, other = await asyncio.gather(
+        client.call("GET", "large"),
+        client.call("INCR", "counter"),
+        client.call("GET", "large"),
+    )
+
+    assert (value, 1, value) == (one, number, other)
+
+
+async def test_concurrent_calls_get_their_own_replies(client):
+    """Calls of one turn share a write; each has its reply."""
+    replies = await asyncio.gather(*(client.call("ECHO", n) for n in range(2000)))
+
+    assert [b"%d" % n for n in range(2000)] == replies
+
+
+async def test_batches_keep_their_errors(client):
+    """An error is one of the results, and the others count."""
+    await client.call("SET", "text", "abc")
+
+    first, second, third = await client.call_many(
+        [("PING",), ("INCR", "text"), ("ECHO", "x")]
+    )
+
+    assert (b"PONG", b"x") == (first, third)
+    assert isinstance(second, RedisReplyError)
+    assert "ERR" == second.code
+    assert [] == await client.call_many([])
+
+
+async def test_wrong_commands_are_our_fault(client):
+    """What no waiting would cure is not Unavailable."""
+    with pytest.raises(RedisReplyError, match="unknown command"):
+        await client.call("NONSENSE")
+
+
+async def test_connecting_waits_for_nobody(tmp_path_factory):
+    """A gateway starts while Redis is away, and finds it when it comes."""
+    folder = tmp_path_factory.mktemp("r")
+    started = time.monotonic()
+    client = await Redis.connect(f"unix://{folder}/redis.sock")
+
+    assert time.monotonic() - started < 0.5
+    assert not client.connected
+    assert None is client.connected_since
+    with pytest.raises(Unavailable) as caught:
+        await client.call("PING")
+    assert caught.value.transient
+    with running_redis(folder):
+        await until(lambda: client.connected)
+        assert b"PONG" == await client.call("PING")
+        assert client.connected_since is not None
+        assert client.connected_since <= time.monotonic()
+        await client.close()
+
+
+async def test_a_killed_redis_ends_every_call_and_is_found_again(tmp_path_factory):
+    """In flight: Unavailable, at once. Afterwards: the same client works again."""
+    folder = tmp_path_factory.mktemp("r")
+    with running_redis(folder) as server:
+        client = await Redis.connect(server.url, budget_seconds=5.0)
+        server.process.send_signal(signal.SIGSTOP)
+        calls = [asyncio.create_task(client.call("PING")) for _ in range(50)]
+        calls.append(asyncio.create_task(client.call_many([("PING",)] * 3)))
+        await asyncio.sleep(0.02)
+        server.process.kill()
+        ends = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 1)
+
+        assert [Unavailable] * 51 == [type(end) for end in ends]
+        await until(lambda: not client.connected)
+    with running_redis(folder):
+        await until(lambda: client.connected)
+
+        assert b"PONG" == await client.call("PING")
+        await client.close()
+
+
+async def test_a_stalled_redis_costs_the_budget_and_mixes_nothing_up(server):
+    """Late replies belong to those who gave up: the next call gets its own."""
+    client = await Redis.connect(server.url, budget_seconds=0.1)
+    server.process.send_signal(signal.SIGSTOP)
+    started = time.monotonic()
+    ends = await asyncio.gather(
+        *(client.call("ECHO", f"old {n}") for n in range(20)),
+        client.call_many([("ECHO", "old batch"), ("INCR", "late")]),
+        return_exceptions=True,
+    )
+    took = time.monotonic() - started
+    server.process.send_signal(signal.SIGCONT)
+    replies = await asyncio.gather(*(client.call("ECHO", n) for n in range(20)))
+
+    assert [Unavailable] * 21 == [type(end) for end in ends]
+    assert 0.1 <= took < 0.3
+    assert [b"%d" % n for n in range(20)] == replies
+    assert b"1" == await client.call("GET", "late"), "what timed out was applied"
+    await client.close()
+
+
+async def test_a_call_that_is_cancelled_keeps_its_place(client, server):
+    """The reply of a caller who left is nobody else's."""
+    server.process.send_signal(signal.SIGSTOP)
+    gone = asyncio.create_task(client.call("ECHO", "gone"))
+    await asyncio.sleep(0.01)
+    gone.cancel()
+    staying = asyncio.create_task(client.call("ECHO", "staying"))
+    await asyncio.sleep(0.01)
+    server.process.send_signal(signal.SIGCONT)
+
+    assert b"staying" == await staying
+    assert gone.cancelled()
+
+
+async def test_a_redis_that_stays_silent_is_left(client, server):
+    """A peer that is gone without a word would else hold us for ever."""
+    since = client.connected_since
+    server.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(Unavailable):
+        await client.call("PING")
+    await until(lambda: not client.connected, STALLED_SECONDS + 1)
+    server.process.send_signal(signal.SIGCONT)
+    await until(lambda: client.connected)
+
+    assert b"PONG" == await client.call("PING")
+    assert since != client.connected_since
+
+
+async def test_waiting_calls_are_bounded(client, server):
+    """A stalled Redis must not cost memory without end."""
+    server.process.send_signal(signal.SIGSTOP)
+    calls = [asyncio.create_task(client.call("PING")) for _ in range(MOST_WAITING)]
+    await asyncio.sleep(0)
+
+    with pytest.raises(Unavailable, match="behind"):
+        await client.call("PING")
+    server.process.send_signal(signal.SIGCONT)
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_our_own_lag_is_not_redis_being_slow(run, server):
+    """A loop that was busy reads what has arrived before it gives up on it."""
+
+    async def scenario():
+        client = await Redis.connect(server.url, budget_seconds=0.05)
+        for _ in range(3):
+            call = asyncio.create_task(client.call("ECHO", "x"))
+            await asyncio.sleep(0.005)
+            second = asyncio.create_task(client.call("ECHO", "y"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            time.sleep(0.15)  # noqa: ASYNC251  # the lag
+            assert (b"x", b"y") == (await call, await second)
+        await client.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_every_call_is_watched(run, server):
+    """Also those made while an earlier one is due."""
+
+    async def scenario():
+        client = await Redis.connect(server.url, budget_seconds=0.03)
+        server.process.send_signal(signal.SIGSTOP)
+        for _ in range(10):
+            started = time.monotonic()
+            with pytest.raises(Unavailable):
+                await client.call("PING")
+            assert time.monotonic() - started < 0.2
+        server.process.send_signal(signal.SIGCONT)
+        await client.close()
+
+    run(scenario())
+
+
+async def test_closing_ends_calls(server):
+    client = await Redis.connect(server.url, budget_seconds=5.0)
+    server.process.send_signal(signal.SIGSTOP)
+    call = asyncio.create_task(client.call("PING"))
+    await asyncio.sleep(0.01)
+    await client.close()
+
+    with pytest.raises(Unavailable):
+        await call
+    with pytest.raises(Unavailable):
+        await client.call("PING")
+
+
+async def test_a_full_redis_is_unavailable(client):
+    """OOM: nothing was written; in a script 6.2 wraps it in an error of its own."""
+    await client.call("CONFIG", "SET", "maxmemory", 1)
+    for command in (
+        ("SET", "key", 1),
+        ("EVAL", "return redis.call('SET', KEYS[1], 1)", 1, "key"),
+    ):
+        with pytest.raises(Unavailable, match="OOM") as caught:
+            await client.call(*command)
+        assert caught.value.transient
+    (reply,) = await client.call_many([("SET", "key", 1)])
+
+    assert isinstance(reply, RedisReplyError)
+    assert isinstance(failure(reply), Unavailable)
+
+
+async def test_a_replica_is_unavailable(client):
+    """READONLY: a failover left us at the wrong one."""
+    await client.call("REPLICAOF", "127.0.0.1", 1)
+    for command in (
+        ("SET", "key", 1),
+        ("EVAL", "return redis.call('SET', KEYS[1], 1)", 1, "key"),
+    ):
+        with pytest.raises(Unavailable, match="READONLY") as caught:
+            await client.call(*command)
+        assert caught.value.transient
+
+
+async def test_a_busy_redis_is_unavailable(client, server):
+    """BUSY: someone's script runs and runs."""
+    await client.call("CONFIG", "SET", "lua-time-limit", 20)
+
+    def hog():
+        with redis_py.Redis.from_url(server.url) as other:
+            with pytest.raises(redis_py.ResponseError):
+                other.eval("while true do end", 0)
+
+    thread = threading.Thread(target=hog)
+    thread.start()
+    try:
+        await asyncio.sleep(0.1)
+        with pytest.raises(Unavailable, match="BUSY") as caught:
+            await client.call("SET", "key", 1)
+    finally:
+        await client.call("SCRIPT", "KILL")
+        thread.join()
+
+    assert caught.value.transient
+
+
+@pytest.mark.parametrize(
+    ("text", "transient"),
+    [
+        ("LOADING Redis is loading the dataset in memory", True),
+        ("CLUSTERDOWN The cluster is down", True),
+        ("MISCONF Redis is configured to save RDB snapshots", True),
+        ("NOPERM this user has no permissions", False),
+        ("ERR Error running script (call to f_1): @user_script:3: -OOM command", True),
+    ],
+)
+def test_errors_of_a_redis_that_can_not_serve(text, transient):
+    """Waiting helps against some; an operator against the others."""
+    error = failure(RedisReplyError(text))
+
+    assert isinstance(error, Unavailable)
+    assert transient is error.transient
+
+
+@pytest.mark.parametrize("text", ["NOSCRIPT No matching script", "WRONGTYPE", "ERR x"])
+def test_errors_of_a_command(text):
+    error = RedisReplyError(text)
+
+    assert error is failure(error)
+
+
+async def test_credentials_come_apart_from_the_url(server, client):
+    """Passwords are files' business; a URL ends up in logs."""
+    await client.call("ACL", "SETUSER", "extproc", "on", ">secret", "~*", "+@all")
+    await client.call("CONFIG", "SET", "requirepass", "other")
+    stranger = await Redis.connect(server.url)
+    known = await Redis.connect(server.url, username="extproc", password="secret")
+    default = await Redis.connect(server.url, password="other")
+
+    assert b"extproc" == await known.call("ACL", "WHOAMI")
+    assert b"default" == await default.call("ACL", "WHOAMI")
+    assert not stranger.connected
+    for one in (stranger, known, default):
+        await one.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost", "redis://:secret@localhost", "redis://localhost:x"]
+)
+async def test_urls_that_can_not_be_meant(url):
+    with pytest.raises(ValueError, match=r"^(?!.*secret)"):
+        await Redis.connect(url)
+
+
+async def test_tcp_and_database_number(free_port):
+    port = free_port()
+    command = [find_binary("redis-server"), "--port", str(port), "--save", ""]
+    command += ["--bind", "127.0.0.1", "--daemonize", "no"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        client = await Redis.connect(f"redis://127.0.0.1:{port}/2", budget_seconds=1)
+        await until(lambda: client.connected)
+        await client.call("SET", "key", 1)
+
+        assert b"db=2" in (await client.call("CLIENT", "INFO"))
+        await client.close()
+        process.kill()
+
+
+async def test_scripts_are_loaded_when_redis_forgot_them(client):
+    """After a restart Redis knows no script; the same call is made again, once."""
+    script = Script("exchange.lua", "release.lua")
+    keys, arguments = ["e", "l"], ["id", 1000]
+
+    assert 1 == await script(client, keys, arguments)
+    await client.call("SCRIPT", "FLUSH")
+    assert 1 == await script(client, keys, arguments)
+    await client.call("SCRIPT", "FLUSH")
+    runs = [(script, keys, arguments)] * 3
+    assert [1, 1, 1] == await run_all(client, runs, budget_seconds=1)
+
+
+async def test_a_script_that_fails_is_our_fault(client):
+    script = Script("exchange.lua", "release.lua")
+
+    with pytest.raises(RedisReplyError):
+        await script(client, ["e"], [])
+    with pytest.raises(RedisReplyError):
+        await run_all(client, [(script, ["e"], [])], budget_seconds=1)
+
+
+def test_rewriting_a_script_must_hit():
+    with pytest.raises(ValueError, match="not exactly once"):
+        Script("exchange.lua").rewritten("nowhere to be found", "")
