@@ -2,7 +2,7 @@
 
 The only module of this service that touches protobuf field by field. Header values
 travel in `raw_value`: Envoy takes `value` for an empty header (ext_proc's
-HeaderValue contract).
+HeaderValue contract). Replies are serialised here; the server sends bytes.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ def from_pb_request(
             raise ProtocolError(f"unexpected ext_proc message: {kind}")
 
 
-def to_pb_identify(command: Identify) -> ext_proc.ProcessingResponse:
+def to_pb_identify(command: Identify) -> bytes:
     """The headers reply: go on, and put the exchange where the ledger sees it."""
     response = ext_proc.ProcessingResponse()
     response.request_headers.response.status = ext_proc.CommonResponse.CONTINUE
@@ -46,27 +46,22 @@ def to_pb_identify(command: Identify) -> ext_proc.ProcessingResponse:
     exchange["exchange"].string_value = command.exchange_id
     exchange["tenant"].string_value = command.principal.tenant
     exchange["key_id"].string_value = command.principal.key_id
-    return response
+    return response.SerializeToString()
 
 
-def to_pb_admit(
-    command: Admit, exchange_id: str, proof: bytes
-) -> ext_proc.ProcessingResponse:
+def to_pb_admit(command: Admit, exchange_id: str, proof: bytes) -> bytes:
     """The body reply: the judged body, the way to the cluster, the proof."""
-    headers = {
-        "x-tollhouse-admitted": proof,
-        "x-tollhouse-cluster": command.cluster.encode(),
-        "x-tollhouse-exchange": exchange_id.encode(),
-        # A replaced body of another length is a 500 unless this follows it.
-        "content-length": b"%d" % len(command.body),
-    }
-    if command.injected:
-        headers["x-tollhouse-default-max-tokens"] = b"true"
     response = ext_proc.ProcessingResponse()
     common = response.request_body.response
-    common.clear_route_cache = True
     common.body_mutation.body = command.body
-    common.header_mutation.set_headers.extend(_header_options(headers))
+    _set_headers(
+        common.header_mutation,
+        {
+            "x-tollhouse-exchange": exchange_id.encode(),
+            # A replaced body of another length is a 500 unless this follows it.
+            "content-length": b"%d" % len(command.body),
+        },
+    )
     metadata = response.dynamic_metadata.fields
     exchange = metadata["tollhouse"].struct_value.fields
     exchange["admitted"].bool_value = True
@@ -76,40 +71,55 @@ def to_pb_admit(
     limits = metadata["tollhouse.ratelimit"].struct_value.fields
     for name, value in quota_fields(granted.requests, granted.units).items():
         limits[name].string_value = value
-    return response
+    # Two serialised messages one after the other are one message (Protocol Buffers,
+    # "Merging"): what is the same for every request is serialised once.
+    way = _way(command.cluster, command.injected, proof)
+    return way + response.SerializeToString()
 
 
-def to_pb_answer(command: Answer) -> ext_proc.ProcessingResponse:
+@lru_cache(maxsize=1024)
+def _way(cluster: str, injected: bool, proof: bytes) -> bytes:  # noqa: FBT001
+    headers = {
+        "x-tollhouse-admitted": proof,
+        "x-tollhouse-cluster": cluster.encode(),
+    }
+    if injected:
+        headers["x-tollhouse-default-max-tokens"] = b"true"
+    response = ext_proc.ProcessingResponse()
+    common = response.request_body.response
+    common.clear_route_cache = True
+    _set_headers(common.header_mutation, headers)
+    return response.SerializeToString()
+
+
+def to_pb_answer(command: Answer) -> bytes:
     """Our own 200."""
     return _immediate(200, command.body, {})
 
 
-def to_pb_problem(problem: Problem) -> ext_proc.ProcessingResponse:
+def to_pb_problem(problem: Problem) -> bytes:
     """Our own refusal, in OpenAI's error shape."""
     return _immediate(problem.status, problem.body(), problem.headers)
 
 
-def _immediate(
-    status: int, body: bytes, headers: Mapping[str, str]
-) -> ext_proc.ProcessingResponse:
+def _immediate(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
     response = ext_proc.ProcessingResponse()
     immediate = response.immediate_response
     immediate.status.code = status  # type: ignore[assignment]  # HTTP's numbers
     immediate.body = body
     values = {name: value.encode() for name, value in headers.items()}
     values["content-type"] = b"application/json"
-    immediate.headers.set_headers.extend(_header_options(values))
-    return response
+    _set_headers(immediate.headers, values)
+    return response.SerializeToString()
 
 
-def _header_options(headers: Mapping[str, bytes]) -> list[core_pb.HeaderValueOption]:
-    return [
-        core_pb.HeaderValueOption(
-            header=core_pb.HeaderValue(key=name, raw_value=value),
-            append_action=_OVERWRITE,
-        )
-        for name, value in headers.items()
-    ]
+def _set_headers(
+    mutation: ext_proc.HeaderMutation, headers: Mapping[str, bytes]
+) -> None:
+    for name, value in headers.items():
+        header = mutation.set_headers.add(append_action=_OVERWRITE).header
+        header.key = name
+        header.raw_value = value
 
 
 def _headers(message: ext_proc.ProcessingRequest) -> RequestHeaders:

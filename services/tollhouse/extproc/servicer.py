@@ -10,7 +10,6 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import grpc
 import structlog
@@ -40,9 +39,6 @@ from tollhouse.extproc.convert import (
     to_pb_problem,
 )
 from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
-from tollhouse.pb.envoy.service.ext_proc.v3 import (
-    external_processor_pb2_grpc as ext_proc_grpc,
-)
 
 log = structlog.get_logger()
 
@@ -55,7 +51,7 @@ _AWAY = Problem(
 )
 
 
-class ExternalProcessorServicer(ext_proc_grpc.ExternalProcessorServicer):
+class ExternalProcessorServicer:
     """Admits or refuses; never sees a response."""
 
     def __init__(
@@ -68,18 +64,26 @@ class ExternalProcessorServicer(ext_proc_grpc.ExternalProcessorServicer):
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register on a server."""
-        ext_proc_grpc.add_ExternalProcessorServicer_to_server(self, server)
+        method: grpc.RpcMethodHandler[ext_proc.ProcessingRequest, bytes]
+        method = grpc.stream_stream_rpc_method_handler(
+            self.process,
+            request_deserializer=ext_proc.ProcessingRequest.FromString,
+            response_serializer=None,  # replies are made as bytes
+        )
+        server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(SERVICE, {"Process": method})]
+        )
 
-    async def Process(  # noqa: N802
+    async def process(
         self,
-        request_iterator: AsyncIterator[ext_proc.ProcessingRequest],
-        context: "grpc.aio.ServicerContext[Any, Any]",
-    ) -> AsyncIterator[ext_proc.ProcessingResponse]:
+        messages: AsyncIterator[ext_proc.ProcessingRequest],
+        context: grpc.aio.ServicerContext[ext_proc.ProcessingRequest, bytes],
+    ) -> AsyncIterator[bytes]:
         """Run one admission over one stream."""
         id_ = exchange_id(time.time_ns() // 1_000_000, os.urandom(10))
         admission = Admission(id_, self._catalog())
         try:
-            async for message in request_iterator:
+            async for message in messages:
                 command = admission.receive(from_pb_request(message))
                 if isinstance(command, Reserve):
                     command = await self._reserve(admission, command.reservation)
