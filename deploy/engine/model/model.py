@@ -8,6 +8,9 @@ Triton loads this file with the Python backend; the modules beside it are its ow
 """
 
 import json
+import os
+import signal
+import threading
 import time
 
 import triton_python_backend_utils as pb_utils
@@ -17,6 +20,24 @@ from metrics import EngineMetrics
 from request import Engine, Generation, Rejected
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+_CHECK_SECONDS = 0.5
+_LATEST_CHECK_SECONDS = 5.0
+
+
+def _leave_with(server: int) -> None:
+    """End this process when the server is gone.
+
+    A stub that was busy when its server got killed waits for its answer for ever
+    (measured with 2.51, every time), often without letting any Python run: then the
+    alarm that nobody puts off ends it. The kernel's own way, PR_SET_PDEATHSIG, goes
+    by the thread that forked the stub, and Triton's is gone after loading.
+    """
+    while os.getppid() == server:
+        signal.setitimer(signal.ITIMER_REAL, _LATEST_CHECK_SECONDS)
+        time.sleep(_CHECK_SECONDS)
+    os._exit(1)
 
 
 class TritonPythonModel:
@@ -46,6 +67,7 @@ class TritonPythonModel:
         )
         self._batcher = Batcher(self._pace, self._publish)
         self._batcher.start()
+        threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
 
     def finalize(self) -> None:
         """End the engine's thread; Triton calls this when no request is left."""

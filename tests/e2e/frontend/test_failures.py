@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.e2e.frontend.calls import CHAT, chat, new_exchange, stream
@@ -147,6 +148,25 @@ async def test_crashed_model_process(tmp_path: Path, fragile):
     assert json.loads(events[-1].data)["error"]["type"] == "server_error"
     assert after.status_code == 503
     assert "stub" not in after.text.lower()
+
+
+async def test_killed_server_takes_its_model_along(tmp_path: Path, fragile):
+    """A busy stub would outlive its server for ever, blocked in Triton's own code."""
+    (tmp_path / "fe").mkdir()
+    with fragile() as triton:
+        (stub,) = psutil.Process(triton.process.pid).children()
+        with running_frontend(tmp_path / "fe", triton, f"unix:{tmp_path / 's'}") as it:
+            async with it.client() as client:
+                readings = [
+                    asyncio.create_task(_broken_stream(client, chat(max_tokens=2000)))
+                    for _ in range(8)
+                ]
+                await asyncio.sleep(0.5)
+                triton.process.kill()
+                await asyncio.gather(*readings)
+        gone, _ = await asyncio.to_thread(psutil.wait_procs, [stub], 8)
+
+    assert gone == [stub]
 
 
 async def test_drain_finishes_streams(tmp_path: Path, triton: Triton):
