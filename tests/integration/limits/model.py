@@ -104,23 +104,26 @@ class Model:
                 keys[f"exchange:{id_}"] = _text(stored)
         for key, (used, at) in self.buckets.items():
             keys[key] = f"{used} {at}"
-        for key, members in self.leases.items():
-            if members:
-                keys[key] = members
+        keys |= {key: members for key, members in self.leases.items() if members}
+        keys |= self._sums()
+        if self.records:
+            keys["outbox"] = [_entry(record) for record in self.records]
+        return keys
+
+    def _sums(self):
         sums: dict[str, Counter[str]] = {}
         for record in self.records:
             hour = record.ended_ms // 3_600_000
-            of_hour = sums.setdefault(f"settled:{record.facts.tenant}:{hour}", Counter())
+            of_hour = sums.setdefault(
+                f"settled:{record.facts.tenant}:{hour}", Counter()
+            )
             model = record.facts.served_model
             for name, count in zip(SERIES, counts(record.usage), strict=True):
                 if count:
                     of_hour[f"{model}|{name}"] += count
             if record.kind is not UsageKind.ADJUSTMENT:
                 of_hour[f"{model}|exchanges"] += 1
-        keys |= {key: dict(of_hour) for key, of_hour in sums.items() if of_hour}
-        if self.records:
-            keys["outbox"] = [_entry(record) for record in self.records]
-        return keys
+        return {key: dict(of_hour) for key, of_hour in sums.items() if of_hour}
 
     def _state(self, facts, rules):
         used = [
@@ -196,7 +199,7 @@ def _text(stored):
             return "X"
         case ex.Reserved(facts, charged, None):
             return f"R {charged}\n\n{facts.encode().decode()}"
-        case ex.Reserved(facts, charged, beat):
+        case ex.Reserved(facts, charged, ex.Beat() as beat):
             numbers = _numbers(beat, beat.first_ms, beat.at_ms)
             return f"R {charged}\n{numbers}\n{facts.encode().decode()}"
         case ex.Abandoned(charged, record):

@@ -1,5 +1,7 @@
 """Runs the limiter for tests that are not coroutines, on a clock they move."""
 
+from typing import Any
+
 import redis as redis_py
 
 from tollhouse.adapters.redis.client import Redis
@@ -21,7 +23,9 @@ def clocked_scripts():
     seconds, microseconds = _CLOCK
     return (
         Scripts.load()
-        .rewritten("redis.call('TIME')", f"redis.call('MGET', '{seconds}', '{microseconds}')")
+        .rewritten(
+            "redis.call('TIME')", f"redis.call('MGET', '{seconds}', '{microseconds}')"
+        )
         .rewritten("'PX', ttl)", "'PX', 86400000)")
     )
 
@@ -65,7 +69,7 @@ def new_id(number, now_ms=START_MS):
 
 def facts(key, tenant_model, **changes):
     """Facts of an exchange under two allowances."""
-    plain = {
+    plain: dict[str, Any] = {
         "tenant": "acme",
         "key_id": "k1",
         "plan": "demo",

@@ -93,7 +93,8 @@ class Limiter:
     async def expired(self) -> list[tuple[int, str]]:
         """Shards and ids of exchanges whose lease has run out, in all shards."""
         # Redis' clock made the leases' ends, so its clock judges them.
-        seconds, _ = await self._redis.call("TIME")
+        seconds, microseconds = map(int, await self._redis.call("TIME"))
+        now_ms = seconds * 1000 + microseconds // 1000
         replies = await self._many(
             [
                 (
@@ -101,7 +102,7 @@ class Limiter:
                         "ZRANGEBYSCORE",
                         shards.leases(shard),
                         "-inf",
-                        int(seconds) * 1000,
+                        now_ms,
                     ),
                     *("LIMIT", 0, REAPED_AT_ONCE),
                 )

@@ -1,0 +1,236 @@
+"""The life of an exchange, event by event."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.core.test_usage import FACTS
+from tollhouse.core.exchange import (
+    RESTORE_MS,
+    Abandoned,
+    Beat,
+    Outcome,
+    Reap,
+    Release,
+    Released,
+    Reserve,
+    Reserved,
+    Settled,
+    Settlement,
+    advance,
+)
+from tollhouse.core.ids import exchange_id
+from tollhouse.core.usage import CountSource, TokenUsage, UsageKind
+
+BORN = 1_800_000_000_000
+NOW = BORN + 60_000
+ID = exchange_id(BORN, bytes(10))
+BACKEND, METER, ESTIMATE = CountSource.BACKEND, CountSource.METER, CountSource.ESTIMATE
+OPEN = Reserved(FACTS, 110)
+
+RESERVE = Reserve(ID, FACTS)
+RELEASE = Release(ID, "acme")
+REAP = Reap(ID)
+BEAT = Beat(
+    exchange_id=ID,
+    facts=FACTS,
+    usage=TokenUsage(9, 4),
+    input_source=BACKEND,
+    output_source=METER,
+    started_ms=BORN - 5,
+    first_ms=BORN + 300,
+    at_ms=BORN + 5000,
+)
+SETTLEMENT = Settlement(
+    exchange_id=ID,
+    facts=FACTS,
+    kind=UsageKind.FINAL,
+    usage=TokenUsage(12, 8, 2, 1),
+    input_source=BACKEND,
+    output_source=BACKEND,
+    started_ms=BORN - 5,
+    first_ms=BORN + 300,
+    ended_ms=BORN + 9000,
+    flags="",
+)
+REAPED = advance(OPEN, REAP, NOW).stored
+EVERY_EVENT = (RESERVE, RELEASE, BEAT, SETTLEMENT, REAP)
+
+
+def test_reserving_charges_the_estimate_and_a_request():
+    assert Outcome(OPEN, units=110, requests=1) == advance(None, RESERVE, NOW)
+
+
+@pytest.mark.parametrize("stored", [OPEN, REAPED, Settled(), Released()])
+def test_reserving_twice_or_late_changes_nothing(stored):
+    assert Outcome(stored) == advance(stored, RESERVE, NOW)
+
+
+def test_releasing_gives_everything_back():
+    """Its request, too; and leaves what refuses a late RESERVE."""
+    beaten = advance(OPEN, replace(BEAT, usage=TokenUsage(0, 30)), NOW).stored
+
+    assert Outcome(Released(), units=-150, requests=-1) == advance(beaten, RELEASE, NOW)
+    assert Outcome(Released()) == advance(None, RELEASE, NOW)
+    assert Outcome(Released()) == advance(Released(), RELEASE, NOW)
+    assert Outcome(Settled()) == advance(Settled(), RELEASE, NOW)
+
+
+def test_settling_replaces_the_estimate_by_what_was_used():
+    """(12 - 2) x 1 + 2 x 0 + 8 x 5 = 50 units of 110 reserved."""
+    outcome = advance(OPEN, SETTLEMENT, NOW)
+
+    assert (Settled(), 50 - 110, 0) == (
+        outcome.stored,
+        outcome.units,
+        outcome.requests,
+    )
+    record = outcome.record
+    assert record is not None
+    assert (ID, UsageKind.FINAL, SETTLEMENT.usage, BACKEND, BACKEND) == (
+        record.record_id,
+        record.kind,
+        record.usage,
+        record.input_source,
+        record.output_source,
+    )
+    assert (BORN - 5, BORN + 300, BORN + 9000, "", FACTS, None) == (
+        record.started_ms,
+        record.first_token_ms,
+        record.ended_ms,
+        record.flags,
+        record.facts,
+        record.corrects,
+    )
+
+
+@pytest.mark.parametrize("event", EVERY_EVENT)
+def test_nothing_moves_a_settled_exchange(event):
+    assert Outcome(Settled()) == advance(Settled(), event, NOW)
+
+
+@pytest.mark.parametrize("stored", [None, Released()])
+def test_a_lost_reservation_is_billed_all_the_same(stored):
+    """From the ledger's facts; the limits are charged the whole."""
+    outcome = advance(stored, SETTLEMENT, NOW)
+
+    assert (Settled(), 50) == (outcome.stored, outcome.units)
+    assert advance(OPEN, SETTLEMENT, NOW).record == outcome.record
+
+
+@pytest.mark.parametrize(
+    ("ended_ms", "expected"),
+    [
+        (BORN - 100, BORN),
+        (BORN + 1, BORN + 1),
+        (NOW + 100, NOW),
+    ],
+)
+def test_the_end_lies_between_birth_and_now(ended_ms, expected):
+    """A skewed clock or a late replay must not bill a wrong hour."""
+    record = advance(OPEN, replace(SETTLEMENT, ended_ms=ended_ms), NOW).record
+
+    assert record is not None
+    assert expected == record.ended_ms
+
+
+def test_a_beat_charges_what_exceeds_the_reservation():
+    first = advance(OPEN, BEAT, NOW)
+    second = advance(first.stored, replace(BEAT, usage=TokenUsage(9, 40)), NOW)
+
+    assert (Reserved(FACTS, 110, BEAT), 0) == (first.stored, first.units)
+    assert 9 + 40 * 5 - 110 == second.units
+
+
+def test_a_late_beat_lowers_nothing():
+    """Counts only grow; where they come from is told by the newest."""
+    late = replace(BEAT, usage=TokenUsage(11, 1), output_source=ESTIMATE, at_ms=BORN)
+    outcome = advance(Reserved(FACTS, 110, BEAT), late, NOW)
+
+    expected = replace(BEAT, usage=TokenUsage(11, 4))
+    assert Outcome(Reserved(FACTS, 110, expected)) == outcome
+
+
+def test_a_beat_opens_what_redis_lost():
+    young = replace(BEAT, at_ms=NOW - RESTORE_MS)
+    old = replace(BEAT, at_ms=NOW - RESTORE_MS - 1)
+
+    assert Outcome(Reserved(FACTS, 29, young), units=29) == advance(None, young, NOW)
+    assert Outcome(None) == advance(None, old, NOW)
+
+
+@pytest.mark.parametrize("stored", [REAPED, Released()])
+def test_a_beat_opens_nothing_that_was_closed(stored):
+    assert Outcome(stored) == advance(stored, BEAT, NOW)
+
+
+def test_reaping_without_a_beat_bills_the_input_estimate():
+    outcome = advance(OPEN, REAP, NOW)
+    record = outcome.record
+
+    assert record is not None
+    assert (UsageKind.ABANDONED, TokenUsage(10), ESTIMATE, ESTIMATE, BORN, BORN) == (
+        record.kind,
+        record.usage,
+        record.input_source,
+        record.output_source,
+        record.started_ms,
+        record.ended_ms,
+    )
+    assert None is record.first_token_ms
+    assert (Abandoned(110, record), 0, 0) == (
+        outcome.stored,
+        outcome.units,
+        outcome.requests,
+    )
+
+
+def test_reaping_bills_the_last_beat():
+    record = advance(Reserved(FACTS, 110, BEAT), REAP, NOW).record
+
+    assert record is not None
+    assert (TokenUsage(9, 4), BACKEND, METER, BORN + 300, BORN + 5000) == (
+        record.usage,
+        record.input_source,
+        record.output_source,
+        record.first_token_ms,
+        record.ended_ms,
+    )
+
+
+def test_reaping_what_is_not_open_writes_nothing():
+    assert isinstance(REAPED, Abandoned)
+    assert Outcome(REAPED) == advance(REAPED, REAP, NOW)
+    assert Outcome(Released()) == advance(None, REAP, NOW)
+
+
+def test_settling_late_corrects_record_and_limits():
+    """Signed differences, in the hour of the record they correct."""
+    assert isinstance(REAPED, Abandoned)
+    outcome = advance(REAPED, SETTLEMENT, NOW)
+    record = outcome.record
+
+    assert record is not None
+    assert (Settled(), 50 - 110) == (outcome.stored, outcome.units)
+    assert (f"{ID}#adj", ID, UsageKind.ADJUSTMENT, TokenUsage(2, 8, 2, 1), BORN) == (
+        record.record_id,
+        record.corrects,
+        record.kind,
+        record.usage,
+        record.ended_ms,
+    )
+
+
+def test_settling_late_with_the_same_counts_needs_no_adjustment():
+    same = replace(SETTLEMENT, usage=TokenUsage(10))
+
+    assert Outcome(Settled(), units=10 - 110) == advance(REAPED, same, NOW)
+
+
+def test_releasing_what_was_reaped_takes_its_record_back():
+    """It was never admitted: nobody pays the estimate."""
+    outcome = advance(REAPED, RELEASE, NOW)
+
+    assert outcome.record is not None
+    assert (TokenUsage(-10), -110) == (outcome.record.usage, outcome.units)
+    assert Settled() == outcome.stored
