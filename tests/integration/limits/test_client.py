@@ -238,6 +238,31 @@ def test_every_call_is_watched(run, server):
     run(scenario())
 
 
+async def test_what_is_not_redis_is_left(tmp_path_factory):
+    """A reply nobody can read, or nobody waits for, means the pairing is lost."""
+    path = tmp_path_factory.mktemp("r") / "socket"
+    answers = [b"+PONG\r\n", b"!nonsense\r\n"]
+
+    async def talk(reader, writer):
+        for answer in answers:
+            await reader.read(1000)
+            writer.write(answer)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_unix_server(talk, path):
+        client = await Redis.connect(f"unix://{path}", budget_seconds=2.0)
+        with pytest.raises(Unavailable, match="lost"):
+            await client.call("GET", "key")
+        await client.close()
+        answers[1] = b":1\r\n:2\r\n"
+        client = await Redis.connect(f"unix://{path}", budget_seconds=2.0)
+        assert 1 == await client.call("INCR", "key")
+        with pytest.raises(Unavailable):
+            await client.call_many([("GET", "key")])
+        await client.close()
+
+
 async def test_closing_ends_calls(server):
     client = await Redis.connect(server.url, budget_seconds=5.0)
     server.process.send_signal(signal.SIGSTOP)
