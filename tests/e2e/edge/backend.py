@@ -128,7 +128,13 @@ def chunked(pieces: Sequence[bytes]) -> list[Step]:
     return [CHUNKED_SSE, *map(chunk, pieces), b"0\r\n\r\n"]
 
 
-def answer(body: bytes, content_type: str = "application/json", extra: str = "") -> list[Step]:
-    """A whole answer at once."""
-    head = f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\n{extra}"
+def answer(
+    body: bytes,
+    content_type: str = "application/json",
+    extra: str = "",
+    *,
+    status: int = 200,
+) -> list[bytes]:
+    """Return a whole answer, to be sent at once."""
+    head = f"HTTP/1.1 {status} X\r\ncontent-type: {content_type}\r\n{extra}"
     return [f"{head}content-length: {len(body)}\r\n\r\n".encode() + body]

@@ -52,14 +52,18 @@ class Edge:
     def lines(self) -> list[dict[str, Any]]:
         """Return the ledger's whole lines."""
         text = (self.folder / "ledger.jsonl").read_text()
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line[-1:] == "\n"]
+        return [
+            json.loads(line)
+            for line in text.splitlines(keepends=True)
+            if line[-1:] == "\n"
+        ]
 
-    async def ended(self, exchange: str) -> dict[str, Any]:
-        """Return the end line of an exchange, as soon as it is there."""
+    async def ended(self, value: str, field: str = "exchange") -> dict[str, Any]:
+        """Return the end line with this value in a field, as soon as it is there."""
         async with asyncio.timeout(5):
             while True:
                 for line in self.lines():
-                    if line["exchange"] == exchange and line["type"] == "DownstreamEnd":
+                    if line[field] == value and line["type"] == "DownstreamEnd":
                         return line
                 await asyncio.sleep(0.02)
 

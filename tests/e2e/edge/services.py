@@ -1,6 +1,6 @@
 """Stand-ins for authz and extproc, told what to do by the request itself.
 
-The bearer token tells authz, the header `x-test-extproc` tells extproc. Their words on
+The bearer token tells authz, the query of the path tells extproc. Their words on
 the wire are those of the real services; what they decide is the test's.
 """
 
@@ -22,6 +22,7 @@ from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from tollhouse.pb.envoy.service.ext_proc.v3 import (
     external_processor_pb2_grpc as ext_proc_grpc,
 )
+from tollhouse.pb.envoy.type.v3 import http_status_pb2 as http_pb
 
 PROOF = "proof-of-this-run"
 DENIED = b'{"error":{"message":"Incorrect API key provided.","code":"invalid_api_key"}}'
@@ -39,7 +40,7 @@ class Authorization(auth_grpc.AuthorizationServicer):
     def __init__(self) -> None:
         self.checked = list[auth.CheckRequest]()
 
-    async def Check(  # type: ignore[override]
+    async def Check(  # noqa: N802
         self,
         request: auth.CheckRequest,
         context: grpc.aio.ServicerContext[auth.CheckRequest, auth.CheckResponse],
@@ -54,7 +55,7 @@ class Authorization(auth_grpc.AuthorizationServicer):
         if not token.startswith("Bearer good"):
             response.status.code = code_pb2.UNAUTHENTICATED
             denied = response.denied_response
-            denied.status.code = 401
+            denied.status.code = http_pb.Unauthorized
             denied.body = DENIED.decode()
             for name, value in (
                 ("content-type", "application/json"),
@@ -70,13 +71,13 @@ class Authorization(auth_grpc.AuthorizationServicer):
 
 
 class ExternalProcessor(ext_proc_grpc.ExternalProcessorServicer):
-    """Admits, unless the header x-test-extproc says otherwise."""
+    """Admits, unless the query says otherwise: `?429`, `?close@headers`."""
 
     def __init__(self) -> None:
         self.headers = list[dict[str, bytes]]()
         self.bodies = list[bytes]()
 
-    async def Process(  # type: ignore[override]
+    async def Process(  # noqa: N802
         self,
         request_iterator: AsyncIterator[ext_proc.ProcessingRequest],
         context: grpc.aio.ServicerContext[
@@ -92,7 +93,7 @@ class ExternalProcessor(ext_proc_grpc.ExternalProcessorServicer):
                     for header in message.request_headers.headers.headers
                 }
                 self.headers.append(headers)
-                behaviour = headers.get("x-test-extproc", b"").decode()
+                behaviour = headers[":path"].decode().partition("?")[2]
             else:
                 self.bodies.append(message.request_body.body)
             kind, _, when = behaviour.partition("@")
@@ -156,7 +157,7 @@ def _with_path() -> ext_proc.ProcessingResponse:
 def _immediate(status: int) -> ext_proc.ProcessingResponse:
     response = ext_proc.ProcessingResponse()
     answer = response.immediate_response
-    answer.status.code = status
+    answer.status.code = status  # type: ignore[assignment]  # HTTP's numbers
     answer.body = REFUSED
     _set(answer.headers, {"content-type": "application/json", "retry-after": "7"})
     return response
@@ -187,5 +188,3 @@ async def serve(folder: Path) -> tuple[Authorization, ExternalProcessor, list[St
         server.add_insecure_port(f"unix:{folder}/{name}.sock")
         await server.start()
     return authorization, processor, [authz.stop, extproc.stop]
-
-

@@ -71,7 +71,9 @@ async def test_undeclared_body_over_the_bound(edge, size):
 
     answers = [
         wire.status(
-            await wire.exchange(edge, head, *([chunk] * (size // 65_536 + 1)), b"0\r\n\r\n")
+            await wire.exchange(
+                edge, head, *([chunk] * (size // 65_536 + 1)), b"0\r\n\r\n"
+            )
         ),
         await wire.upload_http2(edge, size),
     ]
@@ -244,8 +246,10 @@ async def test_pipelined_requests_are_judged_each_by_itself(edge):
     """A second request on the same connection is not admitted with the first."""
     script = edge.backend.script(answer(b"{}"))
     headers = [f"x-test-script: {script}"]
-    first = wire.request(body=b"{}", headers=headers).replace(b"connection: close\r\n", b"")
-    second = wire.request(body=b"{}", headers=[*headers, "x-test-extproc: 429"])
+    first = wire.request(body=b"{}", headers=headers).replace(
+        b"connection: close\r\n", b""
+    )
+    second = wire.request(f"{_CHAT}?429", body=b"{}", headers=headers)
     before = len(edge.backend.received)
 
     answers = await wire.exchange(edge, first + second, answers=2)

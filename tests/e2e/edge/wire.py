@@ -73,7 +73,7 @@ def status(answer: bytes) -> int:
 async def upload_http2(edge: Edge, size: int, *, declared: bool = False) -> int:
     """Send a body and read meanwhile; return the status, or 0 for a mere reset."""
     reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
-    connection = H2Connection(H2Configuration(header_encoding="utf-8"))
+    connection = H2Connection(H2Configuration())
     connection.initiate_connection()
     headers = [(":method", "POST"), (":scheme", "http"), (":authority", "localhost")]
     headers += [(":path", "/v1/chat/completions"), ("authorization", KEY)]
@@ -90,7 +90,7 @@ async def upload_http2(edge: Edge, size: int, *, declared: bool = False) -> int:
             writer.write(connection.data_to_send())
             for event in connection.receive_data(await reader.read(65_536)):
                 if isinstance(event, ResponseReceived):
-                    status = int(dict(event.headers)[":status"])
+                    status = int(dict(event.headers)[b":status"])
                 ended = ended or isinstance(event, StreamEnded | StreamReset)
     writer.close()
     return status

@@ -1,13 +1,14 @@
 """The meter reads the same however the stream is cut."""
 
 import itertools
+import json
 import random
 from collections.abc import Iterator
 
 import pytest
 
 from tests.unit.meter import corpus
-from tests.unit.meter.lua_meter import metered
+from tests.unit.meter.lua_meter import metered, metered_json
 from tests.unit.meter.reference import expected
 
 _MULTI_LINE = [
@@ -100,3 +101,16 @@ def test_any_end(newline, strip):
             forwarded = metered(pieces, strip=strip).forwarded
 
             assert forwarded == expected(head, strip=strip).forwarded, pieces
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("first", [True, False])
+def test_any_cut_of_a_document(first, indent):
+    """A JSON answer reads the same however it is cut, wherever its usage stands."""
+    message = {"content": corpus.SPOOF, "tool": {"usage": corpus.usage(9)}}
+    members = {"id": 'x"\\', "choices": [{"message": message}], "end": None}
+    said = {"usage": corpus.usage(201)}
+    document = json.dumps(said | members if first else members | said, indent=indent)
+
+    for pieces in _cuts(document.encode()):
+        assert metered_json(pieces) == "json,0,0,1,412,201,128,3,0,0,F", pieces

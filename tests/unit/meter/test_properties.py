@@ -129,7 +129,8 @@ def test_alike_events(data, count, continuous):
         said = data.draw(_usages()) if continuous else None
         chunk = names | {"index": index, "delta": {"content": text}}
         chunk["finish_reason"] = finish
-        lines.append(corpus.event({"choices": [chunk], "usage": said}))
+        others = data.draw(st.lists(_choices(), max_size=1))
+        lines.append(corpus.event({"choices": [chunk, *others], "usage": said}))
     stream = corpus.joined(lines)
 
     assert metered([stream]) == expected(stream, strip=False)
