@@ -148,3 +148,21 @@ def test_no_minute_holds_more_than_limit_and_burst(rig):
 
     assert worst <= 1200 + 300
     assert total >= 0.97 * 1200 * 200 / 60, "and it gets what it pays for"
+
+
+def test_a_lease_counts_until_it_ends(rig):
+    """To the millisecond: then its place is free, and it may be reaped."""
+    allowance = Allowance(concurrent=1)
+    limiter = rig.limiter(lease_seconds=20.0)
+    first, second = (
+        Reservation(new_id(n), facts(allowance, allowance), allowance, allowance)
+        for n in range(2)
+    )
+    assert isinstance(rig.run(limiter.reserve(first)), Granted)
+    rig.move(19_999)
+
+    assert not isinstance(rig.run(limiter.reserve(second)), Granted)
+    assert set() == rig.run(limiter.reap([(SHARD, first.exchange_id)]))
+    rig.move(1)
+    assert isinstance(rig.run(limiter.reserve(second)), Granted)
+    assert {SHARD} == rig.run(limiter.reap([(SHARD, first.exchange_id)]))
