@@ -1,6 +1,6 @@
 -- What the scripts of an exchange share; put in front of each of them.
 --
--- An exchange is a string, TTLs in limiter.py (R open, A abandoned, S and X closed):
+-- An exchange is a string, TTLs in steps.py (R open, A abandoned, S and X closed):
 --   R <units charged>\n<counts of the last beat, or nothing>\n<facts>
 --   A <units charged>\n<counts of the record that was written>\n<facts>
 --   S   settled: a record was written                 X   released: none ever will be
