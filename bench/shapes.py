@@ -1,0 +1,171 @@
+"""The three shapes that are compared, each running on a port of its own."""
+
+import contextlib
+import json
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tollhouse.cli.bootstrap import Edge, render_bootstrap
+from tollhouse.cli.probes import Address
+
+ROOT = Path(__file__).parents[1]
+_ENVOY = Path(sys.executable).with_name("envoy")
+_START_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One running shape."""
+
+    name: str
+    port: int
+    key: str
+    groups: Mapping[str, Sequence[psutil.Process]]
+    """Its processes: `envoy`, `python`, `redis`."""
+
+
+@contextlib.contextmanager
+def running_upstream(folder: Path, *, interval_ms: int, chunks: int) -> Iterator[int]:
+    """Run the backend; yield its port."""
+    port = free_port()
+    command = (compiled("upstream", folder), str(port), str(interval_ms), str(chunks))
+    with _running(folder, "upstream", *command):
+        _wait_for(port)
+        yield port
+
+
+@contextlib.contextmanager
+def running_alone(folder: Path, upstream: int) -> Iterator[Shape]:
+    """Envoy with a router and nothing else."""
+    port = free_port()
+    config = folder / "alone.yaml"
+    text = (ROOT / "bench" / "alone.yaml").read_text("utf-8")
+    text = text.replace("LISTEN", str(port)).replace("UPSTREAM", str(upstream))
+    config.write_text(text, "utf-8")
+    with _running(folder, "alone", *_envoy(config)) as envoy:
+        _wait_for(port)
+        yield Shape("Envoy alone", port, "none", {"envoy": [envoy]})
+
+
+@contextlib.contextmanager
+def running_bare(folder: Path, upstream: int) -> Iterator[Shape]:
+    """Tollhouse's envoy.yaml and meter with services that decide nothing."""
+    port, proof = free_port(), secrets.token_urlsafe(32)
+    sockets = {name: folder / f"{name}.sock" for name in ("authz", "extproc")}
+    edge = Edge(
+        listen=Address(host="127.0.0.1", port=port),
+        admin=Address(host="127.0.0.1", port=free_port()),
+        clusters={
+            "authz": [Address(path=str(sockets["authz"]))],
+            "extproc": [Address(path=str(sockets["extproc"]))],
+            "tiny-chat": [Address(host="127.0.0.1", port=upstream)],
+        },
+        proof=proof,
+        ledger=folder / "ledger.jsonl",
+        meter=ROOT / "envoy" / "meter.lua",
+    )
+    config = folder / "bare.json"
+    config.write_text(render_bootstrap(ROOT / "envoy" / "envoy.yaml", edge), "utf-8")
+    with contextlib.ExitStack() as stack:
+        services = [
+            stack.enter_context(
+                _running(
+                    folder,
+                    f"bare-{name}",
+                    *(sys.executable, "-m", "bench.bare", name, str(path), proof),
+                )
+            )
+            for name, path in sockets.items()
+        ]
+        envoy = stack.enter_context(_running(folder, "bare", *_envoy(config)))
+        for path in sockets.values():
+            _wait_for(path)
+        _wait_for(port)
+        yield Shape("bare", port, "none", {"envoy": [envoy], "python": services})
+
+
+@contextlib.contextmanager
+def running_tollhouse(folder: Path, upstream: int, *, workers: int) -> Iterator[Shape]:
+    """All of Tollhouse but Triton, through `tollhouse up`."""
+    ready = folder / "ready.json"
+    command = (
+        *(sys.executable, "-m", "tollhouse.cli", "up"),
+        *("--backend", f"http://127.0.0.1:{upstream}", "--listen", "127.0.0.1:0"),
+        *("--config", str(ROOT / "bench" / "tollhouse.yaml")),
+        *("--state-dir", str(folder / "state"), "--ready-file", str(ready)),
+        *("--workers", str(workers)),
+    )
+    with _running(folder, "tollhouse", *command) as up:
+        deadline = time.monotonic() + _START_SECONDS
+        while not ready.exists():
+            if not up.is_running() or time.monotonic() > deadline:
+                log = (folder / "tollhouse.log").read_text("utf-8")
+                raise SystemExit(f"tollhouse up did not get ready:\n{log}")
+            time.sleep(0.1)
+        told = json.loads(ready.read_text("utf-8"))
+        groups: dict[str, list[psutil.Process]] = {}
+        for part, pid in told["pids"].items():
+            group = part if part in {"envoy", "redis"} else "python"
+            groups.setdefault(group, []).append(psutil.Process(pid))
+        port = int(told["base_url"].removesuffix("/v1").rpartition(":")[2])
+        yield Shape("Tollhouse", port, told["api_key"], groups)
+
+
+def compiled(name: str, folder: Path) -> str:
+    """Compile one of the C programs beside this file; return the binary's path."""
+    binary = folder / name
+    source = ROOT / "bench" / f"{name}.c"
+    subprocess.run(["cc", "-O2", "-o", binary, source], check=True)  # noqa: S607
+    return str(binary)
+
+
+def free_port() -> int:
+    """Return a port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _envoy(config: Path) -> tuple[str, ...]:
+    return (
+        *(str(_ENVOY), "-c", str(config), "--concurrency", "1"),
+        *("--disable-hot-restart", "-l", "warning"),
+        *("--file-flush-interval-msec", "100"),
+    )
+
+
+@contextlib.contextmanager
+def _running(folder: Path, name: str, *command: str) -> Iterator[psutil.Process]:
+    with (folder / f"{name}.log").open("wb") as log:
+        process = psutil.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(15)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait(15)
+
+
+def _wait_for(place: int | Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        family = socket.AF_INET if isinstance(place, int) else socket.AF_UNIX
+        with socket.socket(family) as probe, contextlib.suppress(OSError):
+            address = ("127.0.0.1", place) if isinstance(place, int) else str(place)
+            probe.connect(address)
+            return
+        time.sleep(0.05)
+    raise SystemExit(f"nobody answers on {place}; the logs are beside the sockets")
