@@ -1,0 +1,222 @@
+"""The settler on a real Redis and a real file: every line once, nothing lost."""
+
+import asyncio
+import contextlib
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.redis_process import running_redis
+from tollhouse.adapters.ledger import LedgerReader
+from tollhouse.adapters.redis.client import Redis
+from tollhouse.adapters.redis.limiter import Limiter
+from tollhouse.adapters.redis.positions import Positions
+from tollhouse.adapters.redis.shards import shard
+from tollhouse.core.ids import exchange_id
+from tollhouse.core.limits import Allowance, Granted, Reservation, debits
+from tollhouse.core.problems import Unavailable
+from tollhouse.core.usage import Facts
+from tollhouse.extproc.settler import Settler
+
+TENANT = "acme"
+OUTBOX = f"{{s{shard(TENANT)}}}:outbox"
+LEASES = f"{{s{shard(TENANT)}}}:leases"
+ALLOWANCE = Allowance(units_per_minute=60_000, concurrent=100)
+FACTS = Facts(
+    tenant=TENANT,
+    key_id="k",
+    plan="demo",
+    operation="chat",
+    requested_model="m",
+    served_model="m",
+    cluster="c",
+    provider="triton",
+    weights=(1, 0, 5),
+    reserved_units=100,
+    input_estimate=10,
+    output_estimate=18,
+    debits=debits(ALLOWANCE, ALLOWANCE),
+)
+SOON = 5.0
+
+
+def new_id(number):
+    return exchange_id(time.time_ns() // 1_000_000, number.to_bytes(10))
+
+
+def line(id_, *, admitted=True, kind="DownstreamEnd"):
+    return (
+        json.dumps(
+            {
+                "type": kind,
+                "exchange": id_,
+                "tenant": TENANT,
+                "key_id": "k",
+                "admitted": admitted or None,
+                "facts": FACTS.encode().decode() if admitted else None,
+                "meter": "sse,9,7,1,11,22,0,-,0,0,DF" if admitted else None,
+                "started_at": f"{time.time():.3f}",
+                "duration_ms": 5,
+                "code": 200,
+                "flags": "-",
+                "upstream_host": "h:1",
+            }
+        ).encode()
+        + b"\n"
+    )
+
+
+async def within(seconds, condition):
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110  # another process decides
+            await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def settling(redis, path, told=None):
+    """A settler at work until the block ends, as if it were killed then."""
+    reader = LedgerReader(path)
+    told = set() if told is None else told
+    settler = Settler(
+        reader, Positions(redis, "node"), Limiter(redis), redis, told.update
+    )
+    task = asyncio.create_task(settler.read())
+    try:
+        yield settler
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        reader.close()
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return tmp_path / "ledger.jsonl"
+
+
+async def reserve(limiter, id_):
+    granted = await limiter.reserve(Reservation(id_, FACTS, ALLOWANCE, ALLOWANCE))
+    assert isinstance(granted, Granted)
+
+
+def append(path, *lines):
+    with path.open("ab") as file:
+        file.write(b"".join(lines))
+
+
+async def test_settles_releases_and_tells_the_relay(redis, limiter, ledger):
+    """An admitted exchange yields a record, one that was not yields none."""
+    admitted, refused = new_id(1), new_id(2)
+    await reserve(limiter, admitted)
+    await reserve(limiter, refused)
+    append(ledger, line(admitted), line(refused, admitted=False))
+    told: set[int] = set()
+
+    async with settling(redis, ledger, told):
+
+        async def done():
+            return await redis.call("ZCARD", LEASES) == 0
+
+        await within(SOON, done)
+
+    entries = await redis.call("XRANGE", OUTBOX, "-", "+")
+    assert [admitted.encode()] == [
+        dict(zip(fields[::2], fields[1::2], strict=True))[b"id"]
+        for _, fields in entries
+    ]
+    assert {shard(TENANT)} == told
+
+
+async def test_a_beat_keeps_the_lease(redis, limiter, ledger):
+    """A running exchange is not reaped."""
+    id_ = new_id(1)
+    await reserve(limiter, id_)
+    before = float(await redis.call("ZSCORE", LEASES, id_))
+    await asyncio.sleep(0.05)
+    append(ledger, line(id_, kind="DownstreamPeriodic"))
+
+    async with settling(redis, ledger):
+
+        async def extended():
+            return float(await redis.call("ZSCORE", LEASES, id_)) > before
+
+        await within(SOON, extended)
+
+
+async def test_a_settler_that_dies_is_followed_by_one_that_repeats(
+    redis, limiter, ledger
+):
+    """Killed between a settlement and its commit: the record is there once."""
+    ids = [new_id(number) for number in range(20)]
+    for id_ in ids:
+        await reserve(limiter, id_)
+    append(ledger, *map(line, ids))
+
+    async def done():
+        return await redis.call("XLEN", OUTBOX) == len(ids)
+
+    async with settling(redis, ledger):
+        await within(SOON, done)
+    await redis.call("DEL", "th:ledger:node")  # as if it had not committed
+    extra = new_id(99)
+    append(ledger, line(extra))
+    async with settling(redis, ledger):
+
+        async def one_more():
+            return await redis.call("XLEN", OUTBOX) > len(ids)
+
+        await within(SOON, one_more)
+
+    assert len(ids) + 1 == await redis.call("XLEN", OUTBOX)
+
+
+async def test_goes_on_at_the_committed_position(redis, limiter, ledger):
+    """What was committed is not read again after a restart."""
+    append(ledger, line(new_id(1)))
+
+    async def committed():
+        return await redis.call("HGET", "th:ledger:node", "offset") is not None
+
+    async with settling(redis, ledger):
+        await within(SOON, committed)
+
+    offset = int(await redis.call("HGET", "th:ledger:node", "offset"))
+    assert ledger.stat().st_size == offset
+
+
+async def test_an_unreadable_line_holds_up_nobody(redis, limiter, ledger):
+    """Rubbish is logged and passed over; its neighbours are settled."""
+    one, other = new_id(1), new_id(2)
+    append(ledger, line(one), b"rubbish\n", line(other))
+
+    async with settling(redis, ledger):
+
+        async def both():
+            return await redis.call("XLEN", OUTBOX) == 2
+
+        await within(SOON, both)
+
+
+async def test_while_redis_is_away_the_ledger_waits(ledger):
+    """The position stands still; when Redis is back every line is settled."""
+    append(ledger, *(line(new_id(number)) for number in range(5)))
+    with tempfile.TemporaryDirectory(prefix="th-redis-") as folder:
+        with running_redis(Path(folder)) as server:
+            redis = await Redis.connect(server.url, budget_seconds=1.0)
+        async with settling(redis, ledger):
+            await asyncio.sleep(0.3)
+            with running_redis(Path(folder)):
+                await within(SOON, lambda: settled(redis, 5))
+        await redis.close()
+
+
+async def settled(redis, number):
+    """Whether so many records are in the outbox; false while Redis is away."""
+    try:
+        return number == await redis.call("XLEN", OUTBOX)
+    except Unavailable:
+        return False
