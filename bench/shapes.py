@@ -38,8 +38,7 @@ def running_upstream(folder: Path, *, interval_ms: int, chunks: int) -> Iterator
     """Run the backend; yield its port."""
     port = free_port()
     command = (compiled("upstream", folder), str(port), str(interval_ms), str(chunks))
-    with _running(folder, "upstream", *command):
-        _wait_for(port)
+    with _running(folder, "upstream", *command, place=port):
         yield port
 
 
@@ -51,8 +50,7 @@ def running_alone(folder: Path, upstream: int) -> Iterator[Shape]:
     text = (ROOT / "bench" / "alone.yaml").read_text("utf-8")
     text = text.replace("LISTEN", str(port)).replace("UPSTREAM", str(upstream))
     config.write_text(text, "utf-8")
-    with _running(folder, "alone", *_envoy(config)) as envoy:
-        _wait_for(port)
+    with _running(folder, "alone", *_envoy(config), place=port) as envoy:
         yield Shape("Envoy alone", port, "none", {"envoy": [envoy]})
 
 
@@ -82,14 +80,14 @@ def running_bare(folder: Path, upstream: int) -> Iterator[Shape]:
                     folder,
                     f"bare-{name}",
                     *(sys.executable, "-m", "bench.bare", name, str(path), proof),
+                    place=path,
                 )
             )
             for name, path in sockets.items()
         ]
-        envoy = stack.enter_context(_running(folder, "bare", *_envoy(config)))
-        for path in sockets.values():
-            _wait_for(path)
-        _wait_for(port)
+        envoy = stack.enter_context(
+            _running(folder, "bare", *_envoy(config), place=port)
+        )
         yield Shape("bare", port, "none", {"envoy": [envoy], "python": services})
 
 
@@ -104,13 +102,7 @@ def running_tollhouse(folder: Path, upstream: int, *, workers: int) -> Iterator[
         *("--state-dir", str(folder / "state"), "--ready-file", str(ready)),
         *("--workers", str(workers)),
     )
-    with _running(folder, "tollhouse", *command) as up:
-        deadline = time.monotonic() + _START_SECONDS
-        while not ready.exists():
-            if not up.is_running() or time.monotonic() > deadline:
-                log = (folder / "tollhouse.log").read_text("utf-8")
-                raise SystemExit(f"tollhouse up did not get ready:\n{log}")
-            time.sleep(0.1)
+    with _running(folder, "tollhouse", *command, place=ready):
         told = json.loads(ready.read_text("utf-8"))
         groups: dict[str, list[psutil.Process]] = {}
         for part, pid in told["pids"].items():
@@ -145,13 +137,23 @@ def _envoy(config: Path) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _running(folder: Path, name: str, *command: str) -> Iterator[psutil.Process]:
-    with (folder / f"{name}.log").open("wb") as log:
+def _running(
+    folder: Path, name: str, *command: str, place: int | Path
+) -> Iterator[psutil.Process]:
+    """Run a process that listens on a port or socket, or writes a file, once ready."""
+    path = folder / f"{name}.log"
+    with path.open("wb") as log:
         process = psutil.Popen(command, stdout=log, stderr=log, cwd=ROOT)
     try:
+        deadline = time.monotonic() + _START_SECONDS
+        while not _is_ready(place):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{name} did not start:\n{path.read_text('utf-8')}")
+            time.sleep(0.05)
         yield process
     finally:
-        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGTERM)
         try:
             process.wait(15)
         except psutil.TimeoutExpired:
@@ -159,13 +161,10 @@ def _running(folder: Path, name: str, *command: str) -> Iterator[psutil.Process]
             process.wait(15)
 
 
-def _wait_for(place: int | Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
-        family = socket.AF_INET if isinstance(place, int) else socket.AF_UNIX
-        with socket.socket(family) as probe, contextlib.suppress(OSError):
-            address = ("127.0.0.1", place) if isinstance(place, int) else str(place)
-            probe.connect(address)
-            return
-        time.sleep(0.05)
-    raise SystemExit(f"nobody answers on {place}; the logs are beside the sockets")
+def _is_ready(place: int | Path) -> bool:
+    if isinstance(place, Path) and not place.is_socket():
+        return place.exists()
+    family = socket.AF_INET if isinstance(place, int) else socket.AF_UNIX
+    address = ("127.0.0.1", place) if isinstance(place, int) else str(place)
+    with socket.socket(family) as probe:
+        return probe.connect_ex(address) == 0

@@ -21,7 +21,7 @@ from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 
 _EXCHANGE = "0192f0c1-2345-7000-8000-000000000000"
 _Context = grpc.aio.ServicerContext[bytes, bytes]
-_Handlers = dict[str, grpc.RpcMethodHandler[bytes, bytes]]
+_Handlers = dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]
 
 
 def _principal() -> bytes:
