@@ -6,8 +6,9 @@ import grpc
 import grpc.aio
 import pytest
 
+from tollhouse.adapters.redis.client import Redis
+from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.core.ids import created_ms
-from tollhouse.core.problems import Unavailable
 from tollhouse.extproc.servicer import ExternalProcessorServicer
 from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from tollhouse.pb.envoy.service.ext_proc.v3 import (
@@ -143,18 +144,11 @@ async def test_lists_models_from_the_headers_alone(stub):
     assert ["tiny-chat"] == [it["id"] for it in json.loads(answer.body)["data"]]
 
 
-async def test_an_outage_is_503_never_a_bad_key(server, catalog):
+async def test_an_outage_is_503_never_a_bad_key(server, catalog, tmp_path):
     """Redis away: the client may try again, and keeps its key."""
-
-    class Away:
-        async def reserve(self, reservation):
-            raise Unavailable("away")
-
-        async def release(self, reservation):
-            raise Unavailable("away")
-
     made, address = server
-    servicer = ExternalProcessorServicer(lambda: catalog, Away(), PROOF)
+    away = await Redis.connect(f"unix://{tmp_path}/nobody.sock")
+    servicer = ExternalProcessorServicer(lambda: catalog, Limiter(away), PROOF)
     servicer.add_to(made)
     await made.start()
     async with grpc.aio.insecure_channel(address) as channel:
@@ -162,9 +156,11 @@ async def test_an_outage_is_503_never_a_bad_key(server, catalog):
         await call.write(headers())
         await call.read()
         await call.write(body())
-        refusal = (await call.read()).immediate_response
+        _, (reply,) = await end_of(call)
     await servicer.drain()
+    await away.close()
 
+    refusal = reply.immediate_response
     assert 503 == refusal.status.code
     assert "service_unavailable" == json.loads(refusal.body)["error"]["code"]
     sent = {it.header.key: it.header.raw_value for it in refusal.headers.set_headers}
