@@ -156,11 +156,10 @@ async def test_an_outage_is_503_never_a_bad_key(server, catalog, tmp_path):
         await call.write(headers())
         await call.read()
         await call.write(body())
-        _, (reply,) = await end_of(call)
+        refusal = (await call.read()).immediate_response  # type: ignore[attr-defined]
     await servicer.drain()
     await away.close()
 
-    refusal = reply.immediate_response
     assert 503 == refusal.status.code
     assert "service_unavailable" == json.loads(refusal.body)["error"]["code"]
     sent = {it.header.key: it.header.raw_value for it in refusal.headers.set_headers}
