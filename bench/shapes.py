@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import redis
 
 from tollhouse.cli.bootstrap import Edge, render_bootstrap
 from tollhouse.cli.probes import Address
@@ -92,24 +93,33 @@ def running_bare(folder: Path, upstream: int) -> Iterator[Shape]:
 
 
 @contextlib.contextmanager
-def running_tollhouse(folder: Path, upstream: int, *, workers: int) -> Iterator[Shape]:
-    """All of Tollhouse but Triton, through `tollhouse up`."""
-    ready = folder / "ready.json"
+def running_tollhouse(
+    folder: Path, upstream: int, *, workers: int, appendfsync: str = "always"
+) -> Iterator[Shape]:
+    """All of Tollhouse but Triton, through `tollhouse up`.
+
+    `appendfsync` is Redis' own setting; `up` starts it with `always`.
+    """
+    name = f"tollhouse-{appendfsync}"
+    ready = folder / f"{name}.json"
     command = (
         *(sys.executable, "-m", "tollhouse.cli", "up"),
         *("--backend", f"http://127.0.0.1:{upstream}", "--listen", "127.0.0.1:0"),
         *("--config", str(ROOT / "bench" / "tollhouse.yaml")),
-        *("--state-dir", str(folder / "state"), "--ready-file", str(ready)),
+        *("--state-dir", str(folder / name), "--ready-file", str(ready)),
         *("--workers", str(workers)),
     )
-    with _running(folder, "tollhouse", *command, place=ready):
+    with _running(folder, name, *command, place=ready):
         told = json.loads(ready.read_text("utf-8"))
         groups: dict[str, list[psutil.Process]] = {}
         for part, pid in told["pids"].items():
             group = part if part in {"envoy", "redis"} else "python"
             groups.setdefault(group, []).append(psutil.Process(pid))
+        with redis.Redis.from_url(told["redis_url"]) as client:
+            client.config_set("appendfsync", appendfsync)
         port = int(told["base_url"].removesuffix("/v1").rpartition(":")[2])
-        yield Shape("Tollhouse", port, told["api_key"], groups)
+        title = "Tollhouse" if appendfsync == "always" else f"Tollhouse, {appendfsync}"
+        yield Shape(title, port, told["api_key"], groups)
 
 
 def compiled(name: str, folder: Path) -> str:
