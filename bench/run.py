@@ -2,7 +2,7 @@
 
     make bench            python -m bench.run [--rounds N] [--seconds S] [--workers N]
 
-All four run at once and idle in turn, on the same backend. Figures are medians over
+All run at once and idle in turn, on the same backend. Figures are medians over
 the rounds. CPU is that of whole processes (/proc/<pid>/stat), settlement included: a
 load's window ends half a second after its last request. Prints Markdown; docs/bench.md
 keeps one run.
@@ -103,12 +103,7 @@ def _shapes(workers: int) -> Iterator[tuple[Path, list[Shape]]]:
         shapes = [
             stack.enter_context(running_alone(folder, upstream)),
             stack.enter_context(running_bare(folder, upstream)),
-            stack.enter_context(running_tollhouse(folder, upstream, workers=workers)),
-            stack.enter_context(
-                running_tollhouse(
-                    folder, upstream, workers=workers, appendfsync="everysec"
-                )
-            ),
+            *stack.enter_context(running_tollhouse(folder, upstream, workers=workers)),
         ]
         yield folder, shapes
 
@@ -158,6 +153,7 @@ def _refuse(shape: Shape, failed: int, requests: int) -> None:
 def _measured(
     shape: Shape, command: Sequence[str]
 ) -> tuple[str, dict[str, float], dict[str, float]]:
+    shape.prepare()
     before = _cpu_seconds(shape)
     load = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     peak = dict.fromkeys(shape.groups, 0.0)

@@ -8,8 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -32,6 +33,8 @@ class Shape:
     key: str
     groups: Mapping[str, Sequence[psutil.Process]]
     """Its processes: `envoy`, `python`, `redis`."""
+    prepare: Callable[[], object] = lambda: None
+    """To be called before each load."""
 
 
 @contextlib.contextmanager
@@ -94,32 +97,40 @@ def running_bare(folder: Path, upstream: int) -> Iterator[Shape]:
 
 @contextlib.contextmanager
 def running_tollhouse(
-    folder: Path, upstream: int, *, workers: int, appendfsync: str = "always"
-) -> Iterator[Shape]:
+    folder: Path, upstream: int, *, workers: int
+) -> Iterator[list[Shape]]:
     """All of Tollhouse but Triton, through `tollhouse up`.
 
-    `appendfsync` is Redis' own setting; `up` starts it with `always`.
+    As it is, and with an appendfsync of everysec, which are one set of processes.
     """
-    name = f"tollhouse-{appendfsync}"
-    ready = folder / f"{name}.json"
+    ready = folder / "ready.json"
     command = (
         *(sys.executable, "-m", "tollhouse.cli", "up"),
         *("--backend", f"http://127.0.0.1:{upstream}", "--listen", "127.0.0.1:0"),
         *("--config", str(ROOT / "bench" / "tollhouse.yaml")),
-        *("--state-dir", str(folder / name), "--ready-file", str(ready)),
+        *("--state-dir", str(folder / "state"), "--ready-file", str(ready)),
         *("--workers", str(workers)),
     )
-    with _running(folder, name, *command, place=ready):
+    with _running(folder, "tollhouse", *command, place=ready):
         told = json.loads(ready.read_text("utf-8"))
         groups: dict[str, list[psutil.Process]] = {}
         for part, pid in told["pids"].items():
             group = part if part in {"envoy", "redis"} else "python"
             groups.setdefault(group, []).append(psutil.Process(pid))
-        with redis.Redis.from_url(told["redis_url"]) as client:
-            client.config_set("appendfsync", appendfsync)
         port = int(told["base_url"].removesuffix("/v1").rpartition(":")[2])
-        title = "Tollhouse" if appendfsync == "always" else f"Tollhouse, {appendfsync}"
-        yield Shape(title, port, told["api_key"], groups)
+        shape = Shape("Tollhouse", port, told["api_key"], groups)
+        with redis.Redis.from_url(told["redis_url"]) as client:
+            yield [
+                replace(
+                    shape,
+                    name=name,
+                    prepare=partial(client.config_set, "appendfsync", appendfsync),
+                )
+                for name, appendfsync in (
+                    ("Tollhouse", "always"),
+                    ("Tollhouse, everysec", "everysec"),
+                )
+            ]
 
 
 def compiled(name: str, folder: Path) -> str:
