@@ -84,6 +84,13 @@ def judge(line: Line) -> Entry | None:
     ended = line.type == "DownstreamEnd"
     if not line.admitted:
         return Release(line.exchange, line.tenant) if ended else None
+    try:
+        return _admitted(line, ended=ended)
+    except ValueError as error:  # an id, a time or counts that are none
+        raise ProtocolError("an admitted line that can't be read") from error
+
+
+def _admitted(line: Line, *, ended: bool) -> Beat | Settlement:
     if line.facts is None:
         raise ProtocolError("an admitted line without facts")
     facts = decode_facts(line.facts)
@@ -119,7 +126,10 @@ def judge(line: Line) -> Entry | None:
 
 
 def read_meter(text: str | None) -> Metered | None:
-    """Read the meter's packed string (envoy/meter.lua, `pack`)."""
+    """Read the meter's packed string (envoy/meter.lua, `pack`).
+
+    Raises ValueError for anything else.
+    """
     if not text:
         return None
     kind, _, contents, _, input_, output, cached, reasoning, first, _, flags = (

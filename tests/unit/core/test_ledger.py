@@ -210,6 +210,20 @@ class TestText:
         with pytest.raises(ProtocolError, match="not a ledger line"):
             parse(raw)
 
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"exchange": "not-an-id"},
+            {"started_at": "yesterday"},
+            {"meter": "sse,1,2"},
+            {"meter": "sse,1,1,1,x,22,-,-,0,0,F"},
+        ],
+    )
+    def test_refuses_an_admitted_line_with_a_value_that_is_none(self, wrong):
+        """One such line must not end the settler, which reads it again at its start."""
+        with pytest.raises(ProtocolError, match="can't be read"):
+            judged(**wrong)
+
     def test_refuses_an_admitted_line_without_facts(self):
         """Nothing could be billed from it: say so instead of billing nobody."""
         with pytest.raises(ProtocolError, match="facts"):
