@@ -101,6 +101,8 @@ class ExternalProcessorServicer:
                         return
         except ProtocolError as error:
             log.error("admission.failed", exchange_id=id_, reason=str(error))
+        except Exception:  # noqa: BLE001 - the boundary: a bug is a 503, and logged
+            log.exception("admission.failed", exchange_id=id_)
         finally:
             ending = admission.receive(StreamEnded())
             if isinstance(ending, Release):

@@ -5,6 +5,7 @@ import json
 import grpc
 import grpc.aio
 import pytest
+from structlog.testing import capture_logs
 
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.limiter import Limiter
@@ -164,3 +165,27 @@ async def test_an_outage_is_503_never_a_bad_key(server, catalog, tmp_path):
     assert "service_unavailable" == json.loads(refusal.body)["error"]["code"]
     sent = {it.header.key: it.header.raw_value for it in refusal.headers.set_headers}
     assert b"1" == sent["retry-after"]
+
+
+async def test_a_bug_is_an_error_status_never_a_free_ride(server, catalog, redis):
+    """Whatever breaks while a request is judged: not admitted, and reported once."""
+
+    class Broken(Limiter):
+        async def reserve(self, reservation):
+            raise KeyError(reservation.exchange_id)
+
+    made, address = server
+    servicer = ExternalProcessorServicer(lambda: catalog, Broken(redis), PROOF)
+    servicer.add_to(made)
+    await made.start()
+    with capture_logs() as logs:
+        async with grpc.aio.insecure_channel(address) as channel:
+            call = ext_proc_grpc.ExternalProcessorStub(channel).Process()
+            await call.write(headers())
+            await call.write(body())
+            status, replies = await end_of(call)
+        await servicer.drain()
+
+    assert grpc.StatusCode.INTERNAL is status
+    assert ["request_headers"] == [it.WhichOneof("response") for it in replies]
+    assert ["admission.failed"] == [it["event"] for it in logs]
