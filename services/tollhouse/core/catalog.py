@@ -69,7 +69,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Everything on offer at one moment; replaced whole when the file changes."""
+    """Everything on offer, for the life of a process."""
 
     models: Mapping[str, Model]
     plans: Mapping[str, Plan]

@@ -42,7 +42,7 @@ async def main(process: Process) -> None:
     settler = Settler(
         reader, Positions(redis, settings.node), limiter, redis, relay.notify
     )
-    servicer = ExternalProcessorServicer(lambda: catalog, limiter, proof)
+    servicer = ExternalProcessorServicer(catalog, limiter, proof)
     try:
         await serve(
             process,

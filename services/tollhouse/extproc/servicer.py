@@ -9,7 +9,7 @@ is an immediate response or an error status.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import grpc
 import structlog
@@ -40,7 +40,7 @@ from tollhouse.extproc.convert import (
 )
 from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 
@@ -54,9 +54,7 @@ _AWAY = Problem(
 class ExternalProcessorServicer:
     """Admits or refuses; never sees a response."""
 
-    def __init__(
-        self, catalog: Callable[[], Catalog], limiter: Limiter, proof: bytes
-    ) -> None:
+    def __init__(self, catalog: Catalog, limiter: Limiter, proof: bytes) -> None:
         self._catalog = catalog
         self._limiter = limiter
         self._proof = proof
@@ -81,7 +79,7 @@ class ExternalProcessorServicer:
     ) -> AsyncIterator[bytes]:
         """Run one admission over one stream."""
         id_ = exchange_id(time.time_ns() // 1_000_000, os.urandom(10))
-        admission = Admission(id_, self._catalog())
+        admission = Admission(id_, self._catalog)
         try:
             async for message in messages:
                 command = admission.receive(from_pb_request(message))
@@ -100,9 +98,9 @@ class ExternalProcessorServicer:
                         yield to_pb_problem(problem)
                         return
         except ProtocolError as error:
-            log.error("admission.failed", exchange_id=id_, reason=str(error))
+            _log.error("admission.failed", exchange_id=id_, reason=str(error))
         except Exception:  # noqa: BLE001 - the boundary: a bug is a 503, and logged
-            log.exception("admission.failed", exchange_id=id_)
+            _log.exception("admission.failed", exchange_id=id_)
         finally:
             ending = admission.receive(StreamEnded())
             if isinstance(ending, Release):
@@ -120,7 +118,7 @@ class ExternalProcessorServicer:
         try:
             verdict = await self._limiter.reserve(reservation)
         except Unavailable as error:
-            log.warning("reservation.failed", reason=str(error))
+            _log.warning("reservation.failed", reason=str(error))
             return Refuse(_AWAY)
         return admission.receive(ReservationAnswered(verdict))
 
@@ -134,4 +132,4 @@ class ExternalProcessorServicer:
             await self._limiter.release(reservation)
         except Unavailable:
             # The ledger's end line, which has no `admitted`, releases it later.
-            log.warning("release.postponed", exchange_id=reservation.exchange_id)
+            _log.warning("release.postponed", exchange_id=reservation.exchange_id)

@@ -20,7 +20,7 @@ from tollhouse.core.exchange import Beat, Release, Settlement
 from tollhouse.core.ledger import judge, parse
 from tollhouse.core.problems import ProtocolError, Unavailable
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
 _T = TypeVar("_T")
 
@@ -56,7 +56,7 @@ class Settler:
         while not self._reader.lock():  # noqa: ASYNC110  # the kernel wakes nobody
             await asyncio.sleep(LOCK_SECONDS)
         self._reader.seek(await self._until_available(self._positions.load))
-        log.info("ledger.opened", offset=self._reader.position.offset)
+        _log.info("ledger.opened", offset=self._reader.position.offset)
         while True:
             lines = self._reader.read()
             if lines:
@@ -81,7 +81,7 @@ class Settler:
             try:
                 shards = await self._limiter.reap_expired()
             except Unavailable as error:
-                log.warning("reap.failed", reason=str(error))
+                _log.warning("reap.failed", reason=str(error))
             else:
                 self._settled(shards)
 
@@ -95,7 +95,7 @@ class Settler:
             except ProtocolError as error:
                 # Text we can't read names no exchange; its lease expires and it is
                 # reaped, so it is still billed once.
-                log.error("ledger.line_unreadable", reason=str(error), bytes=len(raw))
+                _log.error("ledger.line_unreadable", reason=str(error), bytes=len(raw))
                 continue
             match entry:
                 case Release():
@@ -115,5 +115,5 @@ class Settler:
                 return await step()
             except Unavailable as error:
                 self._caught_up = False
-                log.warning("ledger.waiting", reason=str(error))
+                _log.warning("ledger.waiting", reason=str(error))
                 await asyncio.sleep(RETRY_SECONDS)

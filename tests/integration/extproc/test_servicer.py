@@ -56,7 +56,7 @@ async def end_of(call):
 @pytest.fixture
 async def stub(server, catalog, limiter):
     made, address = server
-    servicer = ExternalProcessorServicer(lambda: catalog, limiter, PROOF)
+    servicer = ExternalProcessorServicer(catalog, limiter, PROOF)
     servicer.add_to(made)
     await made.start()
     async with grpc.aio.insecure_channel(address) as channel:
@@ -149,7 +149,7 @@ async def test_an_outage_is_503_never_a_bad_key(server, catalog, tmp_path):
     """Redis away: the client may try again, and keeps its key."""
     made, address = server
     away = await Redis.connect(f"unix://{tmp_path}/nobody.sock")
-    servicer = ExternalProcessorServicer(lambda: catalog, Limiter(away), PROOF)
+    servicer = ExternalProcessorServicer(catalog, Limiter(away), PROOF)
     servicer.add_to(made)
     await made.start()
     async with grpc.aio.insecure_channel(address) as channel:
@@ -175,7 +175,7 @@ async def test_a_bug_is_an_error_status_never_a_free_ride(server, catalog, redis
             raise KeyError(reservation.exchange_id)
 
     made, address = server
-    servicer = ExternalProcessorServicer(lambda: catalog, Broken(redis), PROOF)
+    servicer = ExternalProcessorServicer(catalog, Broken(redis), PROOF)
     servicer.add_to(made)
     await made.start()
     with capture_logs() as logs:
