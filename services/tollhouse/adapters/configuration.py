@@ -174,7 +174,7 @@ def _model(name: str, section: ModelSection) -> Model:
         max_output_tokens=section.max_output_tokens,
         weights=Weights(**section.weights.model_dump()),
         bytes_per_token=section.bytes_per_token,
-        # Decided per provider (DESIGN §8.2): a foreign server keeps its own default.
+        # A foreign server keeps its own default unless the operator says otherwise.
         inject_default=(
             section.provider is Provider.TRITON if inject is None else inject
         ),

@@ -19,7 +19,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tollhouse.adapters.process import Process, StartError
 
 # Twice the largest body Envoy's buffer filter lets through (3 MiB) and some headers;
-# gRPC's own default of 4 MiB answers a large body with 500 (facts of Envoy, bodies).
+# with gRPC's own default of 4 MiB Envoy answers a large body with 500 (measured).
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 
 # sun_path of Linux, one byte of it for the closing NUL (unix(7)).
