@@ -74,7 +74,7 @@ class Process:
             dead = [task for task in tasks if task.done()]
             for task in dead:
                 _report(task)
-            _log.info("process.stopping", asked=self.stopping.is_set())
+            _log.info("drain.started", asked=self.stopping.is_set())
             await drain()
         finally:
             stop.cancel()

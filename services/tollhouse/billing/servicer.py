@@ -157,5 +157,5 @@ def _abandon(task: asyncio.Task[usage_pb.BatchAck] | None) -> None:
 
 
 async def _abort(context: _Context, error: Unavailable) -> NoReturn:
-    _log.warning("windows.unavailable", reason=str(error))
+    _log.warning("windows.failed", reason=str(error))
     await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))

@@ -95,7 +95,7 @@ class Relay:
                 try:
                     await self._look()
                 except Unavailable as error:
-                    _log.warning("outbox.unavailable", reason=str(error))
+                    _log.warning("outbox.failed", reason=str(error))
                     await asyncio.sleep(_RETRY_SECONDS)
                 continue
             try:
@@ -208,7 +208,7 @@ class Relay:
             try:
                 await self._outbox.forget(leaving)
             except Unavailable as error:
-                _log.warning("outbox.unavailable", reason=str(error))
+                _log.warning("outbox.failed", reason=str(error))
                 for shard, entries in leaving.items():
                     later = self._leaving.setdefault(shard, Leaving())
                     later.done.extend(entries.done)

@@ -95,7 +95,7 @@ class Settler:
             except ProtocolError as error:
                 # Text we can't read names no exchange; its lease expires and it is
                 # reaped, so it is still billed once.
-                _log.error("ledger.line_unreadable", reason=str(error), bytes=len(raw))
+                _log.error("line.misread", reason=str(error), bytes=len(raw))
                 continue
             match entry:
                 case Release():
@@ -115,5 +115,5 @@ class Settler:
                 return await step()
             except Unavailable as error:
                 self._caught_up = False
-                _log.warning("ledger.waiting", reason=str(error))
+                _log.warning("ledger.stalled", reason=str(error))
                 await asyncio.sleep(RETRY_SECONDS)

@@ -125,7 +125,7 @@ class _Exchange:
             await self._fail(problem)
         except Unavailable as unavailable:
             outcome = "failed"
-            _log.warning("triton.unavailable", reason=str(unavailable))
+            _log.warning("triton.failed", reason=str(unavailable))
             await self._fail(Problem(Kind.UNAVAILABLE, "The model is not available."))
         except Exception:  # noqa: BLE001 - the boundary: log once, say nothing
             outcome = "failed"
