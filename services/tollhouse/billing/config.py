@@ -3,6 +3,8 @@
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tollhouse.adapters.telemetry import Level
+
 
 class Settings(BaseSettings):
     """Read once, at start, from the environment."""
@@ -19,4 +21,4 @@ class Settings(BaseSettings):
             "outage of ours after which everything is billed without an operator"
         ),
     )
-    log_level: str = Field("info", description="debug, info, warning or error")
+    log_level: Level = Field("info", description="debug, info, warning or error")

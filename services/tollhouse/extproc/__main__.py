@@ -3,7 +3,7 @@
 import re
 
 from tollhouse.adapters import telemetry
-from tollhouse.adapters.configuration import load
+from tollhouse.adapters.configuration import ConfigurationError, load
 from tollhouse.adapters.grpc_server import serve
 from tollhouse.adapters.ledger import LedgerReader
 from tollhouse.adapters.process import Process, StartError, read_settings, run
@@ -28,7 +28,10 @@ async def main(process: Process) -> None:
     """Wire the parts and serve."""
     settings = read_settings(Settings)
     telemetry.configure(process.name, settings.log_level)
-    catalog = load(settings.config).catalog()
+    try:
+        catalog = load(settings.config).catalog()
+    except ConfigurationError as error:
+        raise StartError(str(error)) from error
     proof = _proof(settings)
     reader = _reader(settings)
     try:

@@ -5,6 +5,8 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tollhouse.adapters.telemetry import Level
+
 
 class Settings(BaseSettings):
     """Read once, at start, from the environment."""
@@ -23,4 +25,4 @@ class Settings(BaseSettings):
     worker: str = Field(
         "extproc-0", description="name of this worker, the same over its restarts"
     )
-    log_level: str = Field("info", description="debug, info, warning or error")
+    log_level: Level = Field("info", description="debug, info, warning or error")

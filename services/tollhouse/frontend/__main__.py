@@ -3,7 +3,7 @@
 import time
 
 from tollhouse.adapters import telemetry
-from tollhouse.adapters.process import Process, StartError, read_settings, run
+from tollhouse.adapters.process import Process, read_settings, run
 from tollhouse.adapters.triton import Patience, Triton
 from tollhouse.frontend.app import Application
 from tollhouse.frontend.config import ModelSection, Settings, load_models
@@ -28,10 +28,7 @@ def _model(name: str, section: ModelSection, created: int) -> Model:
 async def main(process: Process) -> None:
     """Wire the parts and serve."""
     settings = read_settings(Settings)
-    try:
-        telemetry.configure(process.name, settings.log_level)
-    except ValueError as error:
-        raise StartError(f"TOLLHOUSE_LOG_LEVEL: {error}") from error
+    telemetry.configure(process.name, settings.log_level)
     created = int(time.time())
     models = {
         name: _model(name, section, created)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tollhouse.adapters.process import StartError
+from tollhouse.adapters.telemetry import Level
 from tollhouse.frontend.contract import CONTRACTS
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -31,7 +32,7 @@ class Settings(BaseSettings):
     drain_seconds: Seconds = Field(
         600.0, description="how long running requests may take to end after SIGTERM"
     )
-    log_level: str = Field("info", description="debug, info, warning or error")
+    log_level: Level = Field("info", description="debug, info, warning or error")
 
 
 class ModelSection(BaseModel):
