@@ -20,8 +20,6 @@ class Contract:
     """Sends finish_reason when asked to."""
     cumulative: bool
     """A stream repeats the text from its beginning in every response."""
-    keeps_stop_word: bool
-    """The stop word stays at the end of the text."""
     batched: bool
     """Shapes begin with a batch dimension of one."""
     final_apart: bool = False
@@ -39,7 +37,6 @@ _ENSEMBLE = Contract(
     counts=True,
     finish_reason=False,
     cumulative=False,
-    keeps_stop_word=True,
     batched=True,
 )
 
@@ -57,7 +54,6 @@ CONTRACTS = {
         counts=False,
         finish_reason=True,
         cumulative=True,
-        keeps_stop_word=False,
         batched=False,
     ),
 }

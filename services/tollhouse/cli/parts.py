@@ -149,7 +149,6 @@ class Stack:
         settings = {
             "REDIS_URL": self.redis_url,
             "PEPPER_FILE": str(self.state.pepper),
-            "CONFIG": str(self.config),
         }
         return self._service("authz", settings, after=("redis",))
 
