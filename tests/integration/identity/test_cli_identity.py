@@ -14,7 +14,7 @@ from tollhouse.adapters.pepper import Pepper
 from tollhouse.adapters.redis.keyring import Keyring, KeyringError
 from tollhouse.cli.__main__ import main
 from tollhouse.cli.keys import parse_expiry
-from tollhouse.core.identity import DEFAULT_SCOPES, key_id_of
+from tollhouse.core.identity import DEFAULT_SCOPES, key_of
 from tollhouse.core.problems import Unavailable
 
 
@@ -64,7 +64,8 @@ def test_story(tollhouse, keyring: Keyring):
         "",
     )
     status, key, explained = tollhouse("keys", "create", "--tenant", "acme")
-    key_id = key_id_of(key.strip())  # stdout is the key and nothing else
+    assert key_of(f"Bearer {key.strip()}")  # stdout is the key and nothing else
+    key_id = key.split("_")[1]
     assert status == 0
     assert "the only time it is shown" in explained
     assert key.strip() not in explained

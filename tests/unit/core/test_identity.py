@@ -61,14 +61,6 @@ def test_no_key(value: str):
     assert identity.key_of(value) is None
 
 
-def test_key_id_of():
-    """The public part; the refusal does not repeat what it was given."""
-    assert identity.key_id_of(KEY) == KEY_ID
-    with pytest.raises(ValueError, match="not an API key") as raised:
-        identity.key_id_of(KEY + "!")
-    assert KEY not in str(raised.value)
-
-
 def test_check_key_id():
     """A whole key pasted in place of its id is refused and not shown."""
     assert identity.check_key_id(KEY_ID) == KEY_ID
