@@ -1,10 +1,11 @@
 """Runs the limiter for tests that are not coroutines, on a clock they move."""
 
+import dataclasses
 from typing import Any
 
 import redis as redis_py
 
-from tollhouse.adapters.redis.client import Redis
+from tollhouse.adapters.redis.client import Redis, Script
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.steps import Scripts
 from tollhouse.core.ids import exchange_id
@@ -20,14 +21,24 @@ def clocked_scripts():
 
     Redis would expire a bucket when it is drained by the real clock.
     """
-    seconds, microseconds = _CLOCK
-    return (
-        Scripts.load()
-        .rewritten(
-            "redis.call('TIME')", f"redis.call('MGET', '{seconds}', '{microseconds}')"
+    real = Scripts.load()
+    return Scripts(
+        *(
+            Script(_clocked(getattr(real, field.name).source))
+            for field in dataclasses.fields(Scripts)
         )
-        .rewritten("'PX', ttl)", "'PX', 86400000)")
     )
+
+
+def _clocked(source):
+    seconds, microseconds = _CLOCK
+    for old, new in (
+        ("redis.call('TIME')", f"redis.call('MGET', '{seconds}', '{microseconds}')"),
+        ("'PX', ttl)", "'PX', 86400000)"),
+    ):
+        assert 1 == source.count(old)
+        source = source.replace(old, new)
+    return source
 
 
 class Rig:

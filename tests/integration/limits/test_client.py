@@ -398,7 +398,7 @@ async def test_tcp_and_database_number(tcp_port):
 
 async def test_scripts_are_loaded_when_redis_forgot_them(client):
     """After a restart Redis knows no script; the same call is made again, once."""
-    script = Script("exchange.lua", "release.lua")
+    script = Script.load("exchange.lua", "release.lua")
     keys, arguments = ("e", "l"), ("id", 1000)
 
     assert 1 == await script(client, keys, arguments)
@@ -410,14 +410,9 @@ async def test_scripts_are_loaded_when_redis_forgot_them(client):
 
 
 async def test_a_script_that_fails_is_our_fault(client):
-    script = Script("exchange.lua", "release.lua")
+    script = Script.load("exchange.lua", "release.lua")
 
     with pytest.raises(RedisReplyError):
         await script(client, ["e"], [])
     with pytest.raises(RedisReplyError):
         await run_all(client, [(script, ("e",), ())], budget_seconds=1)
-
-
-def test_rewriting_a_script_must_hit():
-    with pytest.raises(ValueError, match="not exactly once"):
-        Script("exchange.lua").rewritten("nowhere to be found", "")

@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 from urllib.parse import unquote, urlsplit
 
 from hiredis import HiredisError, pack_command
@@ -196,28 +196,18 @@ class Script:
     """A script, known to Redis by its hash.
 
     Redis forgets scripts when it restarts: it is then told again, once, and the call
-    repeated with the same arguments. Several files become one script: the first ones
-    hold what the last one calls.
+    repeated with the same arguments.
     """
 
-    def __init__(self, *names: str) -> None:
-        folder = Path(__file__).parent
-        self._set("\n".join((folder / name).read_text("utf-8") for name in names))
-
-    def _set(self, source: str) -> None:
+    def __init__(self, source: str) -> None:
         self.source = source
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
-    def rewritten(self, old: str, new: str) -> "Script":
-        """The script with one piece of its source replaced, which must occur once.
-
-        For tests that put a clock of their own where a script asks Redis the time.
-        """
-        if self.source.count(old) != 1:
-            raise ValueError(f"not exactly once in the script: {old!r}")
-        script = Script()
-        script._set(self.source.replace(old, new))
-        return script
+    @classmethod
+    def load(cls, *names: str) -> Self:
+        """Read files beside this one as one script; the last calls the first ones."""
+        folder = Path(__file__).parent
+        return cls("\n".join((folder / name).read_text("utf-8") for name in names))
 
     async def __call__(
         self, redis: Redis, keys: Sequence[str], arguments: Sequence[Argument]

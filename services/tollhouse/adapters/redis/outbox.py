@@ -29,7 +29,7 @@ FIRST = b"0-0"
 # Nobody waits for these calls, and behind a slow fsync they are still worth it.
 _BUDGET_SECONDS = 2.0
 
-_forget = Script("ack.lua")
+_forget = Script.load("ack.lua")
 
 
 @dataclass(frozen=True, slots=True)

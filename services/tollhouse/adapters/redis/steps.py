@@ -51,12 +51,7 @@ class Scripts:
     def load(cls) -> "Scripts":
         """Read them from beside this module."""
         names = ("reserve", "beat", "settle", "release", "reap")
-        return cls(*(Script("exchange.lua", f"{name}.lua") for name in names))
-
-    def rewritten(self, old: str, new: str) -> "Scripts":
-        """`Script.rewritten` for each of them."""
-        steps = (self.reserve, self.beat, self.settle, self.release, self.reap)
-        return Scripts(*(step.rewritten(old, new) for step in steps))
+        return cls(*(Script.load("exchange.lua", f"{name}.lua") for name in names))
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ _TOO_OLD = "made too long ago to tell whether it was counted"
 # The relay behind a call waits without harm; behind a slow fsync it is still worth it.
 _BUDGET_SECONDS = 2.0
 
-_apply = Script("apply.lua")
+_apply = Script.load("apply.lua")
 
 
 class Windows:
