@@ -225,12 +225,12 @@ class Admission:
             granted=granted,
         )
 
-    def _visible(self, principal: Principal) -> list[Model]:
-        return [
-            model
-            for model in self._catalog.models.values()
-            if any(covers(principal, it, model.name) for it in model.operations)
-        ]
+    def _visible(self, principal: Principal) -> dict[str, int]:
+        return {
+            name: model.created
+            for name, model in self._catalog.models.items()
+            if any(covers(principal, it, name) for it in model.operations)
+        }
 
     def _model(self, request: Request, principal: Principal) -> Model:
         model = self._catalog.models.get(request.model)

@@ -8,6 +8,7 @@ any depth is refused, because parsers disagree about which one counts.
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Never
 
@@ -143,19 +144,19 @@ def forwarded(request: Request, model: Model) -> tuple[bytes, bool]:
     return msgspec.json.encode(fields), injected
 
 
-def model_list(models: list[Model]) -> bytes:
-    """The answer to GET /v1/models."""
+def model_list(created: Mapping[str, int]) -> bytes:
+    """The answer to GET /v1/models: name → Unix seconds the model was made at."""
     return msgspec.json.encode(
         {
             "object": "list",
             "data": [
                 {
-                    "id": model.name,
+                    "id": name,
                     "object": "model",
-                    "created": model.created,
+                    "created": seconds,
                     "owned_by": "tollhouse",
                 }
-                for model in models
+                for name, seconds in created.items()
             ],
         }
     )

@@ -36,6 +36,7 @@ class Kind(Enum):
     INVALID_KEY = (401, "invalid_request_error", "invalid_api_key")
     FORBIDDEN = (403, "permission_error", "insufficient_permissions")
     TENANT_SUSPENDED = (403, "permission_error", "tenant_suspended")
+    NOT_FOUND = (404, "invalid_request_error", None)
     MODEL_NOT_FOUND = (404, "invalid_request_error", "model_not_found")
     RATE_LIMITED = (429, "rate_limit_error", "rate_limit_exceeded")
     NEVER_FITS = (429, "rate_limit_error", "request_too_large_for_limit")

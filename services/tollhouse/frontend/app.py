@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import aclosing
 from typing import Any
 
-import msgspec
 import structlog
 
+from tollhouse.core.openai import model_list
 from tollhouse.core.problems import Kind, Problem, Unavailable
 from tollhouse.frontend.answer import ChoiceResult, broken
 from tollhouse.frontend.generation import merged
@@ -36,16 +36,7 @@ _SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
 ]
-_NO_ROUTE = msgspec.json.encode(
-    {
-        "error": {
-            "message": "There is nothing at this path for this method.",
-            "type": "invalid_request_error",
-            "param": None,
-            "code": None,
-        }
-    }
-)
+_NO_ROUTE = Problem(Kind.NOT_FOUND, "There is nothing at this path for this method.")
 
 _log = structlog.get_logger()
 
@@ -67,25 +58,15 @@ class Application:
             exchange = _Exchange(self._service, scope, send)
             await exchange.run(parse, receive)
         elif method == "GET" and path == "/v1/models":
-            await _respond(send, 200, self._models())
+            models = self._service.models.values()
+            listed = model_list({model.name: model.created for model in models})
+            await _respond(send, 200, listed)
         elif method == "GET" and path == "/healthz":
             ready = await self._service.is_ready()
             body = b'{"ready":true}' if ready else b'{"ready":false}'
             await _respond(send, 200 if ready else 503, body)
         else:
-            await _respond(send, 404, _NO_ROUTE)
-
-    def _models(self) -> bytes:
-        models = [
-            {
-                "id": model.name,
-                "object": "model",
-                "created": model.created,
-                "owned_by": "tollhouse",
-            }
-            for model in self._service.models.values()
-        ]
-        return msgspec.json.encode({"object": "list", "data": models})
+            await _respond(send, _NO_ROUTE.status, _NO_ROUTE.body())
 
 
 class _Exchange:
