@@ -182,18 +182,12 @@ def _finite(text: str) -> float:
     return number
 
 
-def _constant(_: str) -> Never:
-    _refuse("The body is not JSON.")
-
-
-_strict = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_float=_finite, parse_constant=_constant
-).decode
+_strict = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite).decode
 
 
 def _read(body: bytes) -> tuple[dict[str, msgspec.Raw], dict[str, Any]]:
     try:
-        fields = _decode_fields(body)
+        fields = _decode_fields(body)  # JSON to the letter: no NaN, unlike json
         if b"\\u" in body:
             _decode_values(body)  # refuses lone surrogates, which no backend can encode
         return fields, _strict(body.decode())

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tollhouse.core.catalog import Model, Operation, Provider, Weights
-from tollhouse.core.openai import MAX_CHOICES, fit, forwarded, model_list, parse
+from tollhouse.core.openai import (
+    MAX_CHOICES,
+    MAX_MESSAGES,
+    fit,
+    forwarded,
+    model_list,
+    parse,
+)
 from tollhouse.core.problems import Problem
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -65,6 +72,7 @@ class TestBody:
             b'\xef\xbb\xbf{"model": "m", "messages": []}',
             b'{"model": "m", "temperature": NaN}',
             b'{"model": "m", "temperature": Infinity}',
+            b'{"model": "m", "x": [{"temperature": -Infinity}]}',
             b'{"model": "m", "temperature": 1e309}',
             b'{"model": "m", "x": [{"temperature": -1e999}]}',
             b'{"model": "m", "messages": [{"role": "user", "content": "\\ud800"}]}',
@@ -136,6 +144,17 @@ class TestModel:
         with pytest.raises(Problem):
             fit(chat(), only_text)
 
+    def test_refuses_images_where_only_text_is_read(self):
+        """What a Triton model would drop silently is refused."""
+        part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
+        request = chat(messages=[{"role": "user", "content": [part]}])
+
+        assert 1 == request.images
+        fit(request, model(provider=Provider.OPENAI))
+        with pytest.raises(Problem) as caught:
+            fit(request, model())
+        assert "messages" == caught.value.param
+
     def test_refuses_a_cap_above_the_largest(self):
         """A cap that no backend could serve is named, with the field."""
         with pytest.raises(Problem) as caught:
@@ -199,6 +218,14 @@ class TestCaps:
         body = json.dumps({"model": "m", "prompt": "x", "n": 1, "best_of": 5}).encode()
 
         assert 5 == parse(Operation.COMPLETIONS, body).choices
+
+    def test_refuses_the_cap_that_completions_do_not_have(self):
+        """A backend that ignores it would generate more than was reserved."""
+        body = json.dumps({"model": "m", "prompt": "x", "max_completion_tokens": 5})
+
+        problem = refusal(body.encode(), Operation.COMPLETIONS)
+
+        assert "max_completion_tokens" == problem.param
 
     def test_bounds_the_choices(self):
         """One prompt may not fan out without bound."""
@@ -272,6 +299,11 @@ class TestPrompt:
                 [{"role": "user", "content": [{"type": "input_audio"}]}],
                 "messages[0].content[0]",
             ),
+            (
+                [{"role": "user", "content": [{"type": "text", "text": 5}]}],
+                "messages[0].content[0]",
+            ),
+            ([{"role": "user", "content": "x"}] * (MAX_MESSAGES + 1), "messages"),
         ],
     )
     def test_names_the_field_that_is_wrong(self, messages, where):
@@ -303,6 +335,21 @@ class TestPrompt:
         )
 
         assert (3, 3 + 2 + 6) == (request.messages, request.text_bytes)
+
+    def test_measures_tools_and_their_calls(self):
+        """Both become prompt text, as JSON."""
+        tool, call = {"type": "function"}, {"id": "1"}
+        request = chat(
+            tools=[tool],
+            messages=[
+                {"role": "user", "content": "hi"},
+                {"role": "assistant", "tool_calls": [call]},
+            ],
+        )
+
+        assert 2 + len('[{"type":"function"}]') + len('[{"id":"1"}]') == (
+            request.text_bytes
+        )
 
     @pytest.mark.parametrize("prompt", [None, 5, [], ["a", "b"], [1, 2], [[1]]])
     def test_takes_one_text_prompt(self, prompt):
