@@ -3,7 +3,7 @@
 Nothing here starts or stops a process: the supervisor does. The functions, in the
 order in which it calls them:
 
-    tools = find_tools()                          raises EngineMissing
+    tools = find_tools()                          raises MissingError
     prefix = shm_prefix(state_dir)
     remove_stale_shm(prefix)                      only under the state lock
     repository = render_repository(run_dir / "models", truth_log=truth_log)
@@ -25,6 +25,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from tollhouse.cli.places import MissingError, repository_root
+
 MODEL = "tiny-chat"
 """Name of the local model, for clients and in Triton alike."""
 
@@ -34,10 +36,6 @@ _LIBDIR_SCRIPT = (
     "print(*sys.version_info[:2], sep='.');"
     "print(sysconfig.get_config_var('LIBDIR') or '')"
 )
-
-
-class EngineMissing(Exception):
-    """A part of the local engine is not installed; the text names it and the remedy."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,28 +96,26 @@ class EngineProcess:
     environment: dict[str, str]
 
 
-def repository_root() -> Path:
-    """Return the checkout this package is installed from (editable).
+def engine_dir() -> Path:
+    """Return the engine's sources, which are no part of the distribution.
 
-    Raises EngineMissing where the package was installed without its repository: the
-    local engine is not part of the distribution.
+    Raises MissingError where the package was installed without its repository.
     """
-    root = Path(__file__).resolve().parents[3]
-    if not (root / "deploy" / "engine" / "model" / "model.py").is_file():
-        msg = "the local engine needs a checkout of the repository"
-        raise EngineMissing(msg)
-    return root
+    folder = repository_root() / "deploy" / "engine"
+    if not folder.is_dir():
+        raise MissingError("the local engine needs a checkout of the repository")
+    return folder
 
 
 def release_dir() -> Path:
     """Return the release directory of `tiny-chat`: tokenizer, template, defaults."""
-    return repository_root() / "deploy" / "engine" / "release"
+    return engine_dir() / "release"
 
 
 def find_tools(environ: Mapping[str, str] = os.environ) -> EngineTools:
     """Find tritonserver and the model's environment under $TOLLHOUSE_TOOLS.
 
-    Raises EngineMissing naming the first absent part.
+    Raises MissingError naming the first absent part.
     """
     named = environ.get("TOLLHOUSE_TOOLS")
     tools = Path(named).resolve() if named else repository_root() / ".tools"
@@ -132,8 +128,7 @@ def find_tools(environ: Mapping[str, str] = os.environ) -> EngineTools:
         ("Triton's Python stub", stub),
     ):
         if not os.access(path, os.X_OK):
-            msg = f"{part} is not installed ({path}): run `make setup`"
-            raise EngineMissing(msg)
+            raise MissingError(f"{part} is not installed ({path}): run `make setup`")
     return EngineTools(server, venv, _find_libpython(venv))
 
 
@@ -146,8 +141,9 @@ def _find_libpython(venv: Path) -> str:
         check=False,
     )
     if asked.returncode != 0:
-        msg = f"the engine's Python environment is broken ({venv}): run `make setup`"
-        raise EngineMissing(msg)
+        raise MissingError(
+            f"the engine's Python environment is broken ({venv}): run `make setup`"
+        )
     version, folder = asked.stdout.split("\n")[:2]
     library = f"libpython{version}.so.1.0"
     if folder and (Path(folder) / library).is_file():
@@ -158,8 +154,7 @@ def _find_libpython(venv: Path) -> str:
     )
     if library in known.stdout:
         return ""
-    msg = f"{library} is not installed: apt install libpython{version}"
-    raise EngineMissing(msg)
+    raise MissingError(f"{library} is not installed: apt install libpython{version}")
 
 
 def shm_prefix(state_dir: Path) -> str:
@@ -192,7 +187,7 @@ def render_repository(
     An existing model of this name is replaced. `truth_log` is appended to by the
     engine, one JSON line for each request that reached it.
     """
-    engine = repository_root() / "deploy" / "engine"
+    engine = engine_dir()
     chosen = parameters or EngineParameters()
     values = dataclasses.asdict(chosen) | {
         # The cache holds at least one sequence of full length.

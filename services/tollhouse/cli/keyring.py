@@ -12,15 +12,12 @@ from typing import Any
 from tollhouse.adapters.pepper import Pepper, PepperError
 from tollhouse.adapters.redis.keyring import Keyring, KeyringError
 from tollhouse.cli.console import Console
+from tollhouse.cli.unusable import UnusableError
 from tollhouse.core.problems import Unavailable
 
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_UNUSABLE = 2
-
-
-class UsageError(Exception):
-    """The command line or the environment is not right; one line with the remedy."""
 
 
 def add_place_options(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +49,7 @@ def add_pepper_option(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def open_keyring(args: argparse.Namespace) -> Iterator[Keyring]:
-    """The keyring the options mean. Raises UsageError, PepperError."""
+    """The keyring the options mean. Raises UnusableError, PepperError."""
     url = args.redis_url or _local_redis(args.state_dir)
     keyring = Keyring(url, _pepper(args) if "pepper_file" in args else None)
     try:
@@ -68,7 +65,7 @@ def reporting(work: Callable[[argparse.Namespace], None]) -> Callable[..., int]:
         console = Console(sys.stderr)
         try:
             work(args)
-        except (UsageError, PepperError, ValueError) as error:
+        except (UnusableError, PepperError, ValueError) as error:
             console.error(str(error))
             return EXIT_UNUSABLE
         except (KeyringError, Unavailable) as error:
@@ -116,7 +113,9 @@ def add_command(
 
 def _pepper(args: argparse.Namespace) -> Pepper:
     if args.pepper_file is None and args.redis_url is not None:
-        raise UsageError("--redis-url needs --pepper-file: the pepper its authz uses")
+        raise UnusableError(
+            "--redis-url needs --pepper-file: the pepper its authz uses"
+        )
     return Pepper.read(args.pepper_file or args.state_dir / "pepper")
 
 
@@ -124,7 +123,7 @@ def _local_redis(state_dir: Path) -> str:
     # Resolved: the link leads to a path short enough for a socket.
     path = (state_dir / "run").resolve() / "redis.sock"
     if not path.exists():
-        raise UsageError(
+        raise UnusableError(
             f"no gateway runs on {state_dir}: start one with `tollhouse up`, name its "
             "--state-dir, or give --redis-url"
         )

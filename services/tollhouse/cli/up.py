@@ -110,7 +110,6 @@ def run(args: argparse.Namespace) -> int:
         ConfigurationError,
         PepperError,
         KeyringError,
-        engine.EngineMissing,
     ) as error:
         return _fail(error, 2)
     except (PartError, Unavailable) as error:
@@ -198,7 +197,7 @@ def _find_engine() -> engine.EngineTools:
         )
     try:
         return engine.find_tools()
-    except engine.EngineMissing as error:
+    except places.MissingError as error:
         raise UnusableError(f"{error}, or {instead}") from error
 
 

@@ -4,12 +4,12 @@ import importlib.util
 import sys
 from types import ModuleType
 
-from tollhouse.cli.engine import repository_root
+from tollhouse.cli.engine import engine_dir
 
 
 def engine_module(name: str) -> ModuleType:
     """Import deploy/engine/model/NAME.py under a name of its own."""
-    path = repository_root() / "deploy" / "engine" / "model" / f"{name}.py"
+    path = engine_dir() / "model" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"tollhouse_engine_{name}", path)
     assert spec is not None
     assert spec.loader is not None

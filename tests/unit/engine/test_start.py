@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tollhouse.cli import engine
+from tollhouse.cli.places import MissingError
 
 
 def test_tools_are_found():
@@ -34,7 +35,7 @@ def test_what_is_missing_is_named(tmp_path: Path, present: tuple[str, ...], name
         file = tmp_path / name
         file.parent.mkdir(parents=True)
         file.touch(mode=0o755)
-    with pytest.raises(engine.EngineMissing, match=named) as caught:
+    with pytest.raises(MissingError, match=named) as caught:
         engine.find_tools({"TOLLHOUSE_TOOLS": str(tmp_path)})
 
     assert "make setup" in str(caught.value)
@@ -52,7 +53,7 @@ def test_a_broken_environment_is_named(tmp_path: Path):
         file.parent.mkdir(parents=True)
         file.write_text("#!/bin/sh\nexit 1\n")
         file.chmod(0o755)
-    with pytest.raises(engine.EngineMissing, match="broken"):
+    with pytest.raises(MissingError, match="broken"):
         engine.find_tools({"TOLLHOUSE_TOOLS": str(tmp_path)})
 
 

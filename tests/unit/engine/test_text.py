@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tests.unit.engine.load import engine_module
-from tollhouse.cli.engine import release_dir, repository_root
+from tollhouse.cli.engine import engine_dir, release_dir
 
 text = engine_module("text")
 TOKENIZER = Tokenizer.from_file(str(release_dir() / "tokenizer.json"))
@@ -51,7 +51,7 @@ def test_special_tokens_have_no_text():
 
 def test_the_corpus_survives_its_tokenizer():
     """The committed tokenizer belongs to the committed corpus."""
-    corpus = (repository_root() / "deploy/engine/corpus.txt").read_text("utf-8")
+    corpus = (engine_dir() / "corpus.txt").read_text("utf-8")
     tokens = TOKENIZER.encode(corpus).ids
 
     assert TOKENIZER.decode(tokens) == corpus

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tollhouse.adapters.triton import Tensor
-from tollhouse.cli.engine import repository_root
+from tollhouse.cli.engine import engine_dir
 from tollhouse.core.problems import Kind, Problem
 from tollhouse.frontend.contract import CONTRACTS
 from tollhouse.frontend.generation import fitting_max_tokens
@@ -19,7 +19,7 @@ _DATATYPES = {"STRING": "BYTES"}
 
 def declared(contract: str) -> dict[tuple[str, str], str]:
     """Return (direction, tensor) → datatype of a contract's model configuration."""
-    file: Path = repository_root() / "deploy/engine/model" / f"{contract}.pbtxt"
+    file: Path = engine_dir() / "model" / f"{contract}.pbtxt"
     return {
         (direction, name): _DATATYPES.get(kind, kind)
         for direction, name, kind, _ in _TENSOR.findall(file.read_text())
