@@ -58,6 +58,9 @@ Entry = Release | Beat | Settlement
 _decode = msgspec.json.Decoder(Line).decode
 _START = b'{"'
 _SUCCESS = 2  # xx
+_MOST_DIGITS = 8
+"""Of a count that is believed. No model gets beyond, and units of more would leave the
+integers Redis takes: SETTLE would end between "settled" and its record."""
 
 
 def parse(raw: bytes) -> Line:
@@ -138,7 +141,8 @@ def read_meter(text: str | None) -> Metered | None:
     if kind == "enc":
         return Metered(0, None, 0, finished=False)
     usage = None
-    if input_ != "-" or output != "-":
+    told = (input_, output, cached, reasoning)
+    if told[:2] != ("-", "-") and max(map(len, told)) <= _MOST_DIGITS:
         # A backend that reports a part larger than its whole is believed up to it.
         usage = TokenUsage(
             input_tokens=_count(input_),

@@ -261,6 +261,19 @@ async def test_a_ledger_is_applied_at_once_and_twice(limiter, inspector):
     assert [over.exchange_id] == [entry["id"] for entry in books["outbox"]]
 
 
+async def test_the_largest_counts_at_the_largest_weights_are_recorded(
+    limiter, inspector
+):
+    """A script that ends at a number too large leaves no record, and says settled."""
+    slow = Allowance(units_per_minute=1)
+    mine = ask(slow, slow, weights=(1000, 0, 1000))
+    most = TokenUsage(99_999_999, 99_999_999, reasoning_tokens=99_999_999)
+
+    assert {SHARD} == await limiter.settle_many([settlement(mine, usage=most)])
+    (entry,) = dump(inspector, SHARD)["outbox"]
+    assert ("99999999", "99999999") == (entry["in"], entry["out"])
+
+
 async def test_a_beat_brings_back_what_redis_lost(limiter, inspector):
     """Else it would run unseen: not counted, and never billed if its Envoy dies."""
     mine = ask(ANY, Allowance(concurrent=1))

@@ -170,6 +170,16 @@ class TestKind:
             meter="json,0,0,1,11,22,12,900,0,0,F"
         )
 
+    @pytest.mark.parametrize("told", ["{},22,0,-", "11,{},0,-", "11,22,{},-"])
+    @pytest.mark.parametrize("digits", [9, 19, 5000])
+    def test_a_count_that_cannot_be_is_not_believed(self, told, digits):
+        """A broken backend must not end the script that writes the record."""
+        usage = TokenUsage(input_tokens=40, output_tokens=7)
+
+        assert (UsageKind.FINAL, usage, ESTIMATE, METER) == counts(
+            meter=f"sse,9,7,1,{told.format('9' * digits)},0,0,DF"
+        )
+
     def test_a_zero_of_the_backend_is_a_value(self):
         """An explicit zero is not a missing usage."""
         assert (UsageKind.FINAL, NOTHING, BACKEND, BACKEND) == counts(
