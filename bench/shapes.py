@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import redis
 
+from tollhouse.cli.address import Address
 from tollhouse.cli.bootstrap import Edge, render_bootstrap
-from tollhouse.cli.probes import Address
 
 ROOT = Path(__file__).parents[1]
 _ENVOY = Path(sys.executable).with_name("envoy")

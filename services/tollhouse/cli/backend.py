@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import yaml
 
 from tollhouse.adapters.configuration import Configuration
+from tollhouse.cli.address import Address
 from tollhouse.cli.parts import LOCAL_CLUSTER
-from tollhouse.cli.probes import Address
 from tollhouse.core.catalog import Provider
 
 

@@ -12,14 +12,8 @@ import yaml
 
 from tollhouse.adapters.configuration import Configuration
 from tollhouse.cli import engine
-from tollhouse.cli.probes import (
-    ANY_HOST,
-    Address,
-    grpc_serves,
-    http_answers,
-    http_request,
-    redis_answers,
-)
+from tollhouse.cli.address import ANY_HOST, Address
+from tollhouse.cli.probes import grpc_serves, http_answers, http_request, redis_answers
 from tollhouse.cli.state import StateDirectory
 from tollhouse.cli.supervisor import Part
 

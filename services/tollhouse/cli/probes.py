@@ -5,58 +5,19 @@ threads into a process that forks (see `children`), hence the few lines of HTTP/
 """
 
 import asyncio
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Self
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, StreamEnded, StreamReset
 
+from tollhouse.cli.address import Address
+
 _ANSWER_SECONDS = 2.0
-_HIGHEST_PORT = 65535
 _STATUS_LINE_WORDS = 2
 _EMPTY_GRPC_MESSAGE = bytes(5)
-ANY_HOST = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 _SERVING = bytes((0, 0, 0, 0, 2, 8, 1))
 """A framed grpc.health.v1.HealthCheckResponse with status = SERVING."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a part listens: a Unix socket's path, or a host and a port."""
-
-    path: str | None = None
-    host: str = ""
-    port: int = 0
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `unix:/path` or `host:port` (IPv6 in brackets). Raises ValueError."""
-        if text.startswith("unix:"):
-            return cls(path=text.removeprefix("unix:"))
-        host, colon, port = text.rpartition(":")
-        host = host.removeprefix("[").removesuffix("]")
-        if not colon or not host or not port.isascii() or not port.isdigit():
-            raise ValueError(f"`{text}` is not HOST:PORT")
-        if int(port) > _HIGHEST_PORT:
-            raise ValueError(f"`{text}`: the port is above 65535")
-        return cls(host=host, port=int(port))
-
-    def __str__(self) -> str:
-        if self.path is not None:
-            return f"unix:{self.path}"
-        return (
-            f"[{self.host}]:{self.port}"
-            if ":" in self.host
-            else f"{self.host}:{self.port}"
-        )
-
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Open a stream. Raises OSError when nobody listens."""
-        if self.path is not None:
-            return await asyncio.open_unix_connection(self.path)
-        return await asyncio.open_connection(self.host, self.port)
 
 
 async def redis_answers(address: Address) -> bool:

@@ -15,11 +15,11 @@ from tollhouse.adapters.configuration import ConfigurationError, load
 from tollhouse.adapters.pepper import PepperError
 from tollhouse.adapters.redis.keyring import KeyringError
 from tollhouse.cli import engine, places
+from tollhouse.cli.address import Address
 from tollhouse.cli.backend import Backend, for_backend, to_yaml
 from tollhouse.cli.console import Console
 from tollhouse.cli.parts import Stack, local_engine
 from tollhouse.cli.ports import free_ports, reserved
-from tollhouse.cli.probes import Address
 from tollhouse.cli.running import Running
 from tollhouse.cli.state import StateDirectory, write_whole
 from tollhouse.cli.supervisor import PartError

@@ -14,9 +14,9 @@ import psutil
 
 from tests.e2e.edge import services
 from tests.e2e.edge.backend import Backend
+from tollhouse.cli.address import Address
 from tollhouse.cli.bootstrap import Edge as Values
 from tollhouse.cli.bootstrap import render_bootstrap
-from tollhouse.cli.probes import Address
 
 _FOLDER = Path(__file__).parents[3] / "envoy"
 _ENVOY = Path(sys.executable).with_name("envoy")

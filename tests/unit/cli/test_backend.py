@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from tollhouse.adapters.configuration import Configuration, load
+from tollhouse.cli.address import Address
 from tollhouse.cli.backend import Backend, for_backend, to_yaml
 from tollhouse.cli.places import repository_root
-from tollhouse.cli.probes import Address
 
 
 @pytest.mark.parametrize(

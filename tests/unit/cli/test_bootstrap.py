@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tollhouse.cli.address import Address
 from tollhouse.cli.bootstrap import (
     BootstrapError,
     Edge,
@@ -15,7 +16,6 @@ from tollhouse.cli.bootstrap import (
     render_bootstrap,
 )
 from tollhouse.cli.places import default_envoy
-from tollhouse.cli.probes import Address
 
 ENVOY = default_envoy()
 FRONTEND = Address(path="/run/frontend.sock")

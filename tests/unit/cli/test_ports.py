@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
+from tollhouse.cli.address import Address
 from tollhouse.cli.ports import PortError, free_ports, reserved
-from tollhouse.cli.probes import Address
 
 ANY_PORT = Address(host="127.0.0.1", port=0)
 
