@@ -7,7 +7,7 @@ numpy costs several times the rest of a token.
 
 import asyncio
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as triton_pb
 from tritonclient.grpc import service_pb2_grpc as triton_grpc
 
+from tollhouse.adapters.watchdog import Watchdog
 from tollhouse.core.problems import Kind, Problem, Unavailable
 
 # A Triton that was restarted is found again within a second.
@@ -133,7 +134,7 @@ class Answer:
         self._call = call
         self._request = request
         self._patience = patience
-        self._watchdog = _Watchdog(call.cancel, patience.first)
+        self._watchdog = Watchdog(call.cancel, patience.first)
         self._sent = False
 
     def cancel(self) -> None:
@@ -203,52 +204,6 @@ class Answer:
             for index, output in enumerate(response.outputs)
         }
         return Response(outputs, final)
-
-
-class _Watchdog:
-    """Calls back when one wait takes too long: one timer for a whole stream.
-
-    A timer per token would cost more than the token.
-    """
-
-    def __init__(self, bark: Callable[[], object], seconds: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._bark = bark
-        self._seconds = seconds
-        self._deadline: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self.expired = False
-
-    def wait(self) -> None:
-        """Begin to wait."""
-        self._deadline = self._loop.time() + self._seconds
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._deadline, self._look)
-
-    def rest(self, seconds: float) -> None:
-        """Stop waiting; the next wait may take this long."""
-        self._deadline = None
-        if seconds < self._seconds and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._seconds = seconds
-
-    def stop(self) -> None:
-        """Stop for good."""
-        self._deadline = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look(self) -> None:
-        self._timer = None
-        if self._deadline is None:
-            return  # the next wait arms it again
-        if self._loop.time() < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._look)
-            return
-        self.expired = True
-        self._bark()
 
 
 def _to_pb_request(inference: Inference) -> Any:
