@@ -53,8 +53,33 @@ class LedgerReader:
         """The whole lines behind the position, newlines cut, and move past them.
 
         Empty when there is nothing new. At most CHUNK_BYTES, unless one line is
-        longer.
+        longer. A file that was replaced is read to its end, then its successor; one
+        that was truncated from its start.
         """
+        lines = self._next_lines()
+        if lines or not self._is_over():
+            return lines
+        # Envoy has left the old file by now: what it still holds is all of it.
+        lines = self._next_lines()
+        if lines:
+            return lines
+        self._close()
+        return self._next_lines()
+
+    def _is_over(self) -> bool:
+        """Whether Envoy writes elsewhere: to another file, or before our position."""
+        if self._descriptor is None:
+            return False
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return False  # Envoy still has it open, as we have.
+        if status.st_ino == self.position.inode:
+            return status.st_size < self.position.offset
+        # While it is empty its lines may still go to the old one.
+        return status.st_size > 0
+
+    def _next_lines(self) -> list[bytes]:
         descriptor = self._open()
         if descriptor is None:
             return []

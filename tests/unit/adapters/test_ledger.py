@@ -73,6 +73,36 @@ def test_starts_over_in_another_file(reader, path, offset):
         assert [b"one", b"two"] == successor.read()
 
 
+def test_follows_a_file_that_is_replaced(reader, path):
+    """Rotated while we read: its last lines first, then those of its successor."""
+    append(path, b"one\n")
+    assert [b"one"] == reader.read()
+
+    old = path.rename(path.with_suffix(".1"))
+    assert [] == reader.read()
+    path.touch()
+    append(old, b"two\n")
+    assert [b"two"] == reader.read()
+
+    append(old, b"three\n")
+    append(path, b"four\n")
+    assert [b"three"] == reader.read()
+    assert [b"four"] == reader.read()
+    assert path.stat().st_ino == reader.position.inode
+
+
+def test_starts_over_in_a_file_that_is_truncated(reader, path):
+    """Envoy appends at the new end, before where we were."""
+    append(path, b"one\ntwo\n")
+    reader.read()
+
+    path.write_bytes(b"")
+    assert [] == reader.read()
+    append(path, b"three\n")
+
+    assert [b"three"] == reader.read()
+
+
 def test_a_line_longer_than_a_chunk_is_one_line(reader, path):
     """No bound of ours may cut a line in two."""
     long = b"x" * (3 * CHUNK_BYTES)
