@@ -119,7 +119,13 @@ def _prompt(model: Model, request: Request) -> str:
         raise Problem(
             Kind.INVALID_REQUEST, "This model serves completions, not chat.", "model"
         )
-    return template.render(model.release.neutraliser.value(list(request.messages)))
+    try:
+        messages = model.release.neutraliser.value(list(request.messages))
+    except RecursionError:
+        raise Problem(
+            Kind.INVALID_REQUEST, "`messages` is nested too deeply.", "messages"
+        ) from None
+    return template.render(messages)
 
 
 def _measure(model: Model, request: Request) -> tuple[str, int]:

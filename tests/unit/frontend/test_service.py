@@ -143,6 +143,19 @@ async def test_what_a_contract_has_not_is_refused_by_name(name: str, value: Any)
     assert caught.value.param == name
 
 
+async def test_messages_nested_too_deeply_are_the_clients_fault():
+    """JSON that parses may still be too deep to make harmless."""
+    deep: object = 1
+    for _ in range(600):
+        deep = {"a": deep}
+    call = {"role": "assistant", "tool_calls": [deep]}
+    with pytest.raises(Problem) as caught:
+        await prepare(service(), messages=[call])
+
+    assert caught.value.kind is Kind.INVALID_REQUEST
+    assert caught.value.param == "messages"
+
+
 async def test_a_model_without_a_template_serves_no_chat():
     """A base model: completions only."""
     release = dataclasses.replace(RELEASE, chat_template=None)
