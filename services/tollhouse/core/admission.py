@@ -247,5 +247,7 @@ class Admission:
         plan = self._catalog.plans.get(principal.plan)
         if plan is None:
             # Deny by default: no plan, no limits to hold, nothing admitted.
-            raise Problem(Kind.UNAVAILABLE, "This key's plan is not configured.")
+            raise Problem(
+                Kind.UNAVAILABLE, f"The plan {principal.plan!r} is not configured."
+            )
         return plan

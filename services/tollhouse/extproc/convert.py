@@ -32,7 +32,9 @@ def from_pb_request(
     match message.WhichOneof("request"):
         case "request_headers":
             return _headers(message)
-        case "request_body" if message.request_body.end_of_stream:
+        case "request_body":
+            # Whole, because the edge buffers it (check-config sees to that); not the
+            # end of the stream where a client's trailers follow, which nobody reads.
             return RequestBody(message.request_body.body)
         case kind:
             raise ProtocolError(f"unexpected ext_proc message: {kind}")

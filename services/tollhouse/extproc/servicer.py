@@ -95,6 +95,7 @@ class ExternalProcessorServicer:
                         yield to_pb_answer(command)
                         return
                     case Refuse(problem):
+                        _report(problem, id_)
                         yield to_pb_problem(problem)
                         return
         except ProtocolError as error:
@@ -133,3 +134,12 @@ class ExternalProcessorServicer:
         except Unavailable:
             # The ledger's end line, which has no `admitted`, releases it later.
             _log.warning("release.postponed", exchange_id=reservation.exchange_id)
+
+
+def _report(problem: Problem, id_: str) -> None:
+    """Log a refusal that is our fault: Envoy words it, the client learns nothing.
+
+    An outage was logged where it was met.
+    """
+    if problem.kind is Kind.UNAVAILABLE and problem is not _AWAY:
+        _log.error("admission.refused", exchange_id=id_, reason=problem.message)

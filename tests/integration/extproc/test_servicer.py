@@ -1,5 +1,6 @@
 """The ext_proc service over real gRPC: how every stream ends."""
 
+import dataclasses
 import json
 
 import grpc
@@ -96,6 +97,18 @@ async def test_hangs_up_with_ok_right_after_admission(stub, redis):
     assert await reservations(redis)
 
 
+async def test_a_body_that_trailers_follow_is_whole(stub):
+    """Envoy sends it as one that does not end the stream."""
+    message = body()
+    message.request_body.end_of_stream = False
+    call = stub.Process()
+    await call.write(headers())
+    await call.read()
+    await call.write(message)
+
+    assert (await call.read()).dynamic_metadata["tollhouse"]["admitted"]
+
+
 @pytest.mark.parametrize(
     "messages",
     [
@@ -165,6 +178,26 @@ async def test_an_outage_is_503_never_a_bad_key(server, catalog, tmp_path):
     assert "service_unavailable" == json.loads(refusal.body)["error"]["code"]
     sent = {it.header.key: it.header.raw_value for it in refusal.headers.set_headers}
     assert b"1" == sent["retry-after"]
+
+
+async def test_a_missing_plan_is_named_in_the_log(server, catalog, limiter):
+    """The client is told nothing but 503, so the operator must be."""
+    offer = dataclasses.replace(catalog, plans={})
+    made, address = server
+    ExternalProcessorServicer(offer, limiter, PROOF).add_to(made)
+    await made.start()
+    with capture_logs() as logs:
+        async with grpc.aio.insecure_channel(address) as channel:
+            call = ext_proc_grpc.ExternalProcessorStub(channel).Process()
+            await call.write(headers())
+            await call.read()
+            await call.write(body())
+            refusal = (await call.read()).immediate_response  # type: ignore[attr-defined]
+
+    assert 503 == refusal.status.code
+    ((event, reason),) = [(it["event"], it["reason"]) for it in logs]
+    assert "admission.refused" == event
+    assert "'demo'" in reason
 
 
 async def test_a_bug_is_an_error_status_never_a_free_ride(server, catalog, redis):
