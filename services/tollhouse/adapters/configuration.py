@@ -11,11 +11,19 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tollhouse.core.catalog import Catalog, Model, Operation, Plan, Provider, Weights
+from tollhouse.core.catalog import (
+    MODEL_NAME,
+    Catalog,
+    Model,
+    Operation,
+    Plan,
+    Provider,
+    Weights,
+)
 from tollhouse.core.limits import Allowance
 
 Count = Annotated[int, Field(ge=1, le=2**53)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
+Name = Annotated[str, Field(pattern=f"^{MODEL_NAME}$")]
 
 
 class ConfigurationError(Exception):

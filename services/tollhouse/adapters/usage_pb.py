@@ -6,6 +6,8 @@ from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tollhouse.core.catalog import MODEL_NAME
+from tollhouse.core.identity import check_tenant
 from tollhouse.core.ids import created_ms
 from tollhouse.core.problems import ProtocolError
 from tollhouse.core.usage import ADJUSTMENT_SUFFIX, TokenUsage, UsageKind, decode_facts
@@ -27,9 +29,7 @@ _LARGEST_COUNT = 2**40
 _LONGEST_HOURS = 7 * 24
 
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
-# No `|` and no `{`: these names are parts of Redis keys.
-_TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
-_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+_MODEL = re.compile(MODEL_NAME)
 
 _KINDS = {kind.value: kind for kind in UsageKind}
 
@@ -151,8 +151,7 @@ def _created_hour(record: usage_pb.UsageRecord, kind: UsageKind) -> int:
 
 @lru_cache(maxsize=8192)
 def _names(tenant: str, model: str) -> tuple[str, str]:
-    if not _TENANT.fullmatch(tenant):
-        raise ValueError(f"tenant {tenant!r} is not a tenant's name")
+    check_tenant(tenant)
     if not _MODEL.fullmatch(model):
         raise ValueError(f"served_model {model!r} is not a model's name")
     return tenant, model

@@ -10,6 +10,10 @@ from enum import StrEnum
 
 from tollhouse.core.limits import Allowance
 
+MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}"
+"""Models and what they lead to are named so: fit for a header and, having neither `|`
+nor `{`, for a part of a Redis key."""
+
 
 class Operation(StrEnum):
     """What a client asks a model to do; the values are those of usage records."""
