@@ -14,6 +14,7 @@ from tollhouse.core.identity import DEFAULT_SCOPES, Permission, check_scopes
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION = re.compile(r"([0-9]{1,9})([smhdw])")
+_LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()  # no later one can be shown
 
 _CREATE = f"""\
 Create an API key for a tenant. Standard output is the key and nothing else; it is shown
@@ -92,7 +93,15 @@ def parse_expiry(text: str, now: float) -> float:
     """Unix seconds of a duration from `now` or of a date. Raises ValueError."""
     duration = _DURATION.fullmatch(text)
     if duration:
-        return now + int(duration[1]) * _SECONDS[duration[2]]
+        expires_at = now + int(duration[1]) * _SECONDS[duration[2]]
+    else:
+        expires_at = _parse_date(text)
+    if expires_at > _LATEST:
+        raise ValueError(f"--expires {text!r}: the latest is 9999-12-31")
+    return expires_at
+
+
+def _parse_date(text: str) -> float:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

@@ -245,6 +245,13 @@ def test_bad_expiry(text: str):
         parse_expiry(text, 1000.0)
 
 
+@pytest.mark.parametrize("text", ["999999999w", "9999-12-31T23:59-12:00"])
+def test_expiry_that_no_list_could_show(text: str):
+    """A key beyond the calendar would break every list it is in."""
+    with pytest.raises(ValueError, match="the latest is 9999-12-31"):
+        parse_expiry(text, 1000.0)
+
+
 def test_created_at_once(redis_url, keyring: Keyring):
     """A key appears whole: a change of its tenant in between starts over."""
     keyring.create_tenant("acme", "demo")
