@@ -108,7 +108,8 @@ class Configuration(_Section):
 def load(path: Path) -> Configuration:
     """Read and check the file. Raises ConfigurationError with all faults."""
     try:
-        content = yaml.load(path.read_text("utf-8"), Loader=_StrictLoader)  # noqa: S506
+        text = path.read_text("utf-8")
+        content = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -142,7 +142,7 @@ async def _supervise(
             raise
     except StartError as error:
         for line in str(error).splitlines() or ["could not start"]:
-            print(f"tollhouse {name}: {line}", file=sys.stderr)  # noqa: T201
+            print(f"tollhouse {name}: {line}", file=sys.stderr)  # noqa: T201 - no log yet
         return EXIT_UNUSABLE
     except TaskEndedError:  # reported where it happened
         return EXIT_FAILED

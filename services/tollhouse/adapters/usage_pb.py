@@ -36,6 +36,7 @@ _KINDS = {kind.value: kind for kind in UsageKind}
 
 def to_pb_record(fields: Mapping[bytes, bytes]) -> usage_pb.UsageRecord:
     """Read an outbox entry. Raises ProtocolError when it is not a whole record."""
+    # The ignored types: enums take numbers, those of a later release too.
     try:
         facts = decode_facts(fields[b"facts"])
         first_ms = int(fields[b"first_ms"] or 0)

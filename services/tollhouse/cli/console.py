@@ -24,7 +24,7 @@ class Console:
             self._stream.flush()
         except (BrokenPipeError, ValueError):
             # `tollhouse up | head`: the reader left, the gateway stays.
-            self._stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+            self._stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - kept
             self._colours = False
 
     def step(self, name: str, what: str) -> None:

@@ -209,6 +209,7 @@ class Stack:
         return self._part(name, *command, environment=environment, **values)
 
     def _part(self, name: str, *command: str, **about: object) -> Part:
+        """A part with what all have in common; `about` are more of its fields."""
         values = {
             "environment": base_environment(),
             "directory": self.state.path,

@@ -93,6 +93,7 @@ class Courier:
                 delay = min(
                     max(delay * 2, _FIRST_DELAY_SECONDS), _LONGEST_DELAY_SECONDS
                 )
+                # Jitter: relays that lost it together must not come back in step.
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
 
     async def _carry(self, stream: _Stream) -> str:

@@ -105,6 +105,7 @@ class Relay:
                 pass
 
     def _pause(self) -> float:
+        # Jitter: the workers' sweeps must not fall together.
         return self._sweep_seconds * random.uniform(0.9, 1.1)  # noqa: S311
 
     def _has_places(self) -> bool:

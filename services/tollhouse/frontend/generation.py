@@ -98,7 +98,7 @@ class Choice:
                 break
             if response.final:
                 if not self._contract.cumulative:
-                    text += self._trim.feed(self._decode(b"", True))  # noqa: FBT003
+                    text += self._trim.feed(self._decode(b"", True))  # noqa: FBT003 - codecs'
                 text += self._trim.flush()
                 break
             yield Piece(self, text, None)

@@ -185,7 +185,7 @@ _MISSING = re.compile(r"Object missing required field `(\w+)`")
 
 def _from_validation(error: msgspec.ValidationError) -> Problem:
     """Name the field as OpenAI does. msgspec's text never repeats a value here."""
-    what, path = _FAULT.fullmatch(str(error)).groups()  # type: ignore[union-attr]
+    what, path = _FAULT.fullmatch(str(error)).groups()  # type: ignore[union-attr]  # takes any text
     if missing := _MISSING.match(what):
         path = f"{path}.{missing[1]}" if path else missing[1]
         return Problem(Kind.INVALID_REQUEST, f"`{path}` is missing.", path)
