@@ -85,8 +85,14 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = argparse.ArgumentParser(
+        prog="bench",
+        description="Measure Envoy alone, the bare shape and Tollhouse in one run, and"
+        " print Markdown (docs/bench.md explains it). Needs wrk and a C compiler.",
+        epilog='example: make bench ARGS="--rounds 1 --seconds 1"',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="over all shapes")
     parser.add_argument("--seconds", type=int, default=3, help="of each load")
     parser.add_argument("--workers", type=int, default=1, help="extproc processes")
     return parser.parse_args()

@@ -41,8 +41,12 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; return its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    args = _parser(given).parse_args(given)
     try:
+        parser = _parser(given)  # may import for most of a second: Ctrl-C comes here
+        if not given:
+            parser.print_help(sys.stderr)
+            return 2
+        args = parser.parse_args(given)
         status: int = args.run(args)
     except KeyboardInterrupt:
         return 130

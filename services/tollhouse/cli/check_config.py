@@ -14,6 +14,13 @@ Check tollhouse.yaml (models, plans) and envoy.yaml (the edge) without starting
 anything. Reports every fault with its file, its place and what to do. `tollhouse up`
 refuses to start with what this command refuses.
 """
+_EXAMPLES = """\
+examples:
+  tollhouse check-config
+  tollhouse check-config --config tollhouse.yaml --envoy envoy/envoy.yaml
+
+Exit status: 0 both are fine, 2 something is wrong.
+"""
 
 
 def add_parser(
@@ -24,14 +31,20 @@ def add_parser(
         "check-config",
         help="check tollhouse.yaml and envoy.yaml, separately and together",
         description=_DESCRIPTION,
-        epilog="Exit status: 0 both are fine, 2 something is wrong.",
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="models and plans (tollhouse.yaml)"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="models and plans (default: ./tollhouse.yaml, else the repository's)",
     )
     parser.add_argument(
-        "--envoy", type=Path, metavar="FILE", help="the edge (envoy/envoy.yaml)"
+        "--envoy",
+        type=Path,
+        metavar="FILE",
+        help="the edge (default: the repository's envoy/envoy.yaml)",
     )
     parser.set_defaults(run=run)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -122,9 +123,9 @@ def _pepper(args: argparse.Namespace) -> Pepper:
 def _local_redis(state_dir: Path) -> str:
     # Resolved: the link leads to a path short enough for a socket.
     path = (state_dir / "run").resolve() / "redis.sock"
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for other users
         raise UnusableError(
             f"no gateway runs on {state_dir}: start one with `tollhouse up`, name its "
-            "--state-dir, or give --redis-url"
+            "--state-dir, be the user who runs it, or give --redis-url"
         )
     return f"unix://{path}"

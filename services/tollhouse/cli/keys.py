@@ -23,7 +23,8 @@ this once and kept nowhere: what is stored can't be turned back into it.
 A scope is one of
   {" ".join(list(Permission)[:4])}
   {" ".join(list(Permission)[4:])}
-and may be limited to models by a pattern, in which * stands for anything.
+and may be limited to models by a pattern, in which * stands for anything. Today's paths
+need chat:write, completions:write and models:read; the others open nothing yet.
 
 examples:
   tollhouse keys create --tenant acme
@@ -50,7 +51,12 @@ def add_parser(
     subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
 ) -> None:
     """Add the command."""
-    parser = subparsers.add_parser("keys", help="create, list and revoke API keys")
+    parser = subparsers.add_parser(
+        "keys",
+        help="create, list and revoke API keys",
+        description="A key is what a tenant's clients call with."
+        " `tollhouse keys COMMAND --help` explains a command.",
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     create = keyring.add_command(

@@ -29,7 +29,12 @@ def add_parser(
     subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
 ) -> None:
     """Add the command."""
-    parser = subparsers.add_parser("tenants", help="create and list tenants")
+    parser = subparsers.add_parser(
+        "tenants",
+        help="create and list tenants",
+        description="A tenant is who is billed: it owns keys, and its plan limits them."
+        " `tollhouse tenants COMMAND --help` explains a command.",
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     create = keyring.add_command(

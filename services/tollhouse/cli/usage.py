@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,20 @@ _PAGE_ROWS = 2000
 
 _RELATIVE = re.compile(r"(\d{1,6})([mhdw])")
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+_DESCRIPTION = """\
+Show token usage per tenant, model and hour, oldest hour first. Cached tokens are a part
+of the input, reasoning tokens of the output. final, partial and abandoned count
+exchanges. A record arrives within seconds of the end of its exchange.
+"""
+_EXAMPLES = """\
+examples:
+  tollhouse usage --since 24h
+  tollhouse usage --tenant acme --since 2026-11-01 --json
+
+Exit status: 0 done, also without any usage; 1 the aggregator did not answer; 2 the
+command line is not right.
+"""
 
 _COLUMNS = (
     "tenant",
@@ -44,8 +59,9 @@ def add_parser(
     parser = subparsers.add_parser(
         "usage",
         help="show token usage per tenant, model and hour",
-        description="Show token usage per tenant, model and hour, oldest hour first."
-        " Cached tokens are a part of the input, reasoning tokens of the output.",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--tenant", default="", help="only this tenant")
     parser.add_argument(
@@ -132,11 +148,14 @@ def _explain(error: grpc.RpcError, args: argparse.Namespace) -> str:
     # Every error of a call is the call; grpc's types don't say so.
     match code := cast("grpc.Call", error).code():
         case grpc.StatusCode.UNAVAILABLE if (
-            not args.target and not (args.state_dir / "run" / "billing.sock").exists()
+            # os.path, because Path.exists raises where another user may not look.
+            not args.target
+            and not os.path.exists(args.state_dir / "run" / "billing.sock")  # noqa: PTH110
         ):
             return (
                 f"no gateway runs with the state directory {args.state_dir};"
-                " start it with `tollhouse up`, or name another with --state-dir"
+                " start it with `tollhouse up`, name another with --state-dir, or be"
+                " the user who runs it"
             )
         case grpc.StatusCode.UNAVAILABLE:
             return f"{where} can't be reached or has lost its Redis"

@@ -34,7 +34,34 @@ def test_help_shows_commands_and_examples(capsys):
     assert "tollhouse up --backend" in said
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["up", "--workers", "none"]])
+def test_no_command_shows_them_all(capsys):
+    """Whoever types the bare name wants to know what there is."""
+    assert main([]) == 2
+
+    said = capsys.readouterr()
+    assert not said.out
+    assert all(name in said.err for name in COMMANDS)
+
+
+def test_an_interrupt_during_imports_is_no_traceback():
+    """Ctrl-C in the first half second, before `up` has handlers of its own."""
+    script = (
+        "import sys\n"
+        "from tollhouse.cli.__main__ import main\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'tollhouse.cli.up': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "sys.exit(main(['up']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=False
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["up", "--workers", "none"]])
 def test_a_wrong_command_line_is_status_2(arguments, capsys):
     """Scripts tell usage from failure."""
     with pytest.raises(SystemExit, match="2"):
