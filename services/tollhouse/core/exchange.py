@@ -26,7 +26,8 @@ from tollhouse.core.usage import (
 
 RESTORE_MS = 600_000
 """A beat this young opens an exchange that Redis has lost; less than a settled one is
-remembered for, so that a replayed ledger never opens it again."""
+remembered for, so that a replayed ledger never opens it again. One that ended longer
+ago is charged to no limit: a ledger replayed from its start must not fill them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +190,8 @@ def _settle(stored: Stored, event: Settlement, now_ms: int) -> Outcome:
         facts=event.facts,
     )
     units = event.usage.units(event.facts.weights) - charged
+    if stored is None and now_ms - record.ended_ms > RESTORE_MS:
+        units = 0
     if isinstance(stored, Abandoned):
         return Outcome(Settled(), _adjustment(stored.record, record), units)
     return Outcome(Settled(), record, units)

@@ -118,6 +118,17 @@ def test_a_lost_reservation_is_billed_all_the_same(stored):
     assert advance(OPEN, SETTLEMENT, NOW).record == outcome.record
 
 
+def test_what_ended_long_ago_and_is_lost_is_billed_but_fills_no_limit():
+    """A ledger replayed from its start would else refuse its tenants for days."""
+    just = replace(SETTLEMENT, ended_ms=BORN + 1)
+
+    for age, units in (RESTORE_MS, 50), (RESTORE_MS + 1, 0):
+        outcome = advance(None, just, just.ended_ms + age)
+        assert (Settled(), units) == (outcome.stored, outcome.units)
+        assert outcome.record is not None
+    assert 50 == advance(Released(), just, just.ended_ms + RESTORE_MS + 1).units
+
+
 @pytest.mark.parametrize(
     ("ended_ms", "expected"),
     [

@@ -159,7 +159,7 @@ class Steps:
             *(exchange_id, CLOSED_MS, facts.encode()),
             *facts.weights,
             *_counts(settlement, settlement.ended_ms),
-            *(settlement.kind.value, settlement.flags, created),
+            *(settlement.kind.value, settlement.flags, created, RESTORE_MS),
         )
         after = (facts.served_model, *facts.debits)
 
