@@ -6,25 +6,24 @@ short streams on each, over a Unix socket that only our group may open.
 
 import gc
 import os
-import socket
-import stat
 from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from tollhouse.adapters.listening import (
+    clear_socket,
+    created_as,
+    host_and_port,
+    socket_path,
+)
 from tollhouse.adapters.process import Process, StartError
 
 # Twice the largest body Envoy's buffer filter lets through (3 MiB) and some headers;
 # with gRPC's own default of 4 MiB Envoy answers a large body with 500 (measured).
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
-
-# sun_path of Linux, one byte of it for the closing NUL (unix(7)).
-_LONGEST_SOCKET_PATH = 107
-_LAST_PORT = 65_535
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -83,57 +82,19 @@ async def serve(
 
 
 def _bind(server: grpc.aio.Server, listen: str, socket_mode: int) -> None:
-    if not listen.startswith("unix:"):
-        _bind_port(server, listen)
+    path = socket_path(listen)
+    if path is None:
+        host_and_port(listen)
+        try:
+            server.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise StartError(
+                f"can't listen on {listen}: the port is in use or the host is not ours"
+            ) from error
         return
-    path = Path(listen.removeprefix("unix:").removeprefix("//"))
-    _clear_socket(path)
-    # The mode must hold from the first moment, so not chmod afterwards.
-    umask = os.umask(0o777 & ~socket_mode)
+    clear_socket(path)
     try:
-        server.add_insecure_port(f"unix:{path}")
+        with created_as(socket_mode):
+            server.add_insecure_port(f"unix:{path}")
     except RuntimeError as error:
         raise StartError(f"can't listen on {path}: is its folder writable?") from error
-    finally:
-        os.umask(umask)
-
-
-def _bind_port(server: grpc.aio.Server, listen: str) -> None:
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > _LAST_PORT:
-        raise StartError(f"can't listen on {listen!r}: use unix:/path or host:port")
-    try:
-        server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise StartError(
-            f"can't listen on {listen}: the port is in use or the host is not ours"
-        ) from error
-
-
-def _clear_socket(path: Path) -> None:
-    """Remove what a killed process left behind; never what a living one serves."""
-    if not path.is_absolute():
-        raise StartError(f"can't listen on {path}: the socket path must be absolute")
-    if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
-        raise StartError(
-            f"can't listen on {path}: longer than {_LONGEST_SOCKET_PATH} bytes; "
-            "use a shorter folder"
-        )
-    if not path.parent.is_dir():
-        raise StartError(f"can't listen on {path}: {path.parent} is no folder")
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise StartError(f"can't listen on {path}: it exists and is no socket")
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise StartError(f"can't listen on {path}: {error.strerror}") from error
-        else:
-            raise StartError(f"can't listen on {path}: another process serves it")

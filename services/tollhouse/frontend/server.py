@@ -3,22 +3,25 @@
 import asyncio
 import contextlib
 import logging
-import os
 import socket
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
 import uvicorn
 
+from tollhouse.adapters.listening import (
+    clear_socket,
+    created_as,
+    host_and_port,
+    socket_path,
+)
 from tollhouse.adapters.process import Process, StartError
 from tollhouse.frontend.app import Application
 
 # Longer than Envoy's own idle timeout of a backend connection (1 h): Envoy must be the
 # one that closes, or it sends requests into connections we have just closed.
 _KEEP_ALIVE_SECONDS = 3700
-_LAST_PORT = 65_535
 
 _log = structlog.get_logger()
 
@@ -78,50 +81,28 @@ async def serve(
 @contextlib.contextmanager
 def listening(listen: str) -> Iterator[socket.socket]:
     """Bind `unix:/path` or `host:port`; the file of a socket goes at the end."""
-    if listen.startswith("unix:"):
-        path = Path(listen.removeprefix("unix:").removeprefix("//"))
-        listener = _bind_path(path)
-    else:
-        path = None
-        listener = _bind_port(listen)
-    with listener:
+    path = socket_path(listen)
+    with _bound(listen) if path is None else _bound_path(path) as listener:
         yield listener
     if path is not None:
         path.unlink(missing_ok=True)
 
 
-def _bind_path(path: Path) -> socket.socket:
-    """Bind a socket file for our user and group; replace one that nobody serves."""
-    if _is_served(path):
-        raise StartError(f"can't listen on {path}: another process serves it")
+def _bound_path(path: Path) -> socket.socket:
+    clear_socket(path)
     listener = socket.socket(socket.AF_UNIX)
-    umask = os.umask(0o117)  # the mode must hold from the first moment: no chmod
     try:
-        if path.exists() and stat.S_ISSOCK(path.lstat().st_mode):
-            path.unlink()
-        listener.bind(str(path))
+        with created_as(0o660):
+            listener.bind(str(path))
     except OSError as error:
         listener.close()
         reason = error.strerror or error
         raise StartError(f"can't listen on {path}: {reason}") from error
-    finally:
-        os.umask(umask)
     return listener
 
 
-def _is_served(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            return probe.connect_ex(str(path)) == 0
-        except OSError:  # the path is too long for a socket: binding says so
-            return False
-
-
-def _bind_port(listen: str) -> socket.socket:
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > _LAST_PORT:
-        raise StartError(f"can't listen on {listen!r}: use unix:/path or host:port")
+def _bound(listen: str) -> socket.socket:
     try:
-        return socket.create_server((host, int(port)))
+        return socket.create_server(host_and_port(listen))
     except OSError as error:
         raise StartError(f"can't listen on {listen}: {error.strerror}") from error
