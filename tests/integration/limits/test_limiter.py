@@ -274,6 +274,25 @@ async def test_the_largest_counts_at_the_largest_weights_are_recorded(
     assert ("99999999", "99999999") == (entry["in"], entry["out"])
 
 
+async def test_an_old_ledger_is_billed_but_fills_no_limit(limiter, inspector):
+    """Replayed into an empty Redis it would else refuse its tenants for days."""
+    mine = ask(Allowance(units_per_minute=100), ANY)
+    hour_ago_ms = time.time_ns() // 1_000_000 - HOUR * 1000
+    old = settlement(
+        mine,
+        exchange_id=exchange_id(hour_ago_ms - 1000, os.urandom(10)),
+        ended_ms=hour_ago_ms,
+    )
+    await limiter.settle_many([old])
+
+    books = dump(inspector, SHARD)
+    assert [old.exchange_id] == [entry["id"] for entry in books["outbox"]]
+    assert [] == [key for key in books if key.startswith("bucket")]
+
+    await limiter.settle_many([settlement(mine)])
+    assert "bucket:key:k1:units" in dump(inspector, SHARD)
+
+
 async def test_a_beat_brings_back_what_redis_lost(limiter, inspector):
     """Else it would run unseen: not counted, and never billed if its Envoy dies."""
     mine = ask(ANY, Allowance(concurrent=1))
