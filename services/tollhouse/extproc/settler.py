@@ -27,14 +27,14 @@ _T = TypeVar("_T")
 POLL_SECONDS = 0.05
 LOCK_SECONDS = 1.0
 RETRY_SECONDS = 0.25
-REAP_SECONDS = 5.0
-GRACE_SECONDS = 10.0
-"""How long Redis must be back before leases count as expired: two beats, so that
-every settler has told it about the exchanges that still run."""
 
 
 class Settler:
-    """The loop over one ledger."""
+    """The loop over one ledger.
+
+    `grace_seconds` is how long Redis must be back before leases count as expired: two
+    beats, so that every settler has told it about the exchanges that still run.
+    """
 
     def __init__(
         self,
@@ -43,12 +43,17 @@ class Settler:
         limiter: Limiter,
         redis: Redis,
         settled: Callable[[set[int]], None],
+        *,
+        reap_seconds: float = 5.0,
+        grace_seconds: float = 10.0,
     ) -> None:
         self._reader = reader
         self._positions = positions
         self._limiter = limiter
         self._redis = redis
         self._settled = settled
+        self._reap_seconds = reap_seconds
+        self._grace_seconds = grace_seconds
         self._caught_up = False
 
     async def read(self) -> None:
@@ -72,11 +77,11 @@ class Settler:
     async def reap(self) -> None:
         """Close exchanges whose Envoy is gone, once our own ledger is read."""
         while True:
-            await asyncio.sleep(REAP_SECONDS)
+            await asyncio.sleep(self._reap_seconds)
             since = self._redis.connected_since
             if not self._caught_up or since is None:
                 continue
-            if time.monotonic() - since < GRACE_SECONDS:
+            if time.monotonic() - since < self._grace_seconds:
                 continue
             try:
                 shards = await self._limiter.reap_expired()

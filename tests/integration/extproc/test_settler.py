@@ -201,6 +201,59 @@ async def test_an_unreadable_line_holds_up_nobody(redis, limiter, ledger):
         await within(SOON, both)
 
 
+@contextlib.asynccontextmanager
+async def reaping(redis, path, *, reads=True, grace_seconds=0.1):
+    """A settler that reaps, of a ledger it reads or only knows; what it tells."""
+    told: set[int] = set()
+    with LedgerReader(path) as reader:
+        settler = Settler(
+            reader,
+            Positions(redis, "node"),
+            Limiter(redis),
+            redis,
+            told.update,
+            reap_seconds=0.02,
+            grace_seconds=grace_seconds,
+        )
+        parts = [settler.reap, settler.read] if reads else [settler.reap]
+        tasks = [asyncio.create_task(part()) for part in parts]
+        try:
+            yield told
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_reaps_what_nobody_ended(redis, ledger):
+    """Envoy died with it: the estimate is billed, and the relay told."""
+    await reserve(Limiter(redis, lease_seconds=0.05), new_id(1))
+
+    async with reaping(redis, ledger) as told:
+        await within(SOON, lambda: settled(redis, 1))
+        await within(SOON, lambda: asyncio.sleep(0, result=bool(told)))
+
+    ((_, fields),) = await redis.call("XRANGE", OUTBOX, "-", "+")
+    record = dict(zip(fields[::2], fields[1::2], strict=True))
+    assert (b"3", b"%d" % FACTS.input_estimate, b"0") == (
+        record[b"kind"],
+        record[b"in"],
+        record[b"out"],
+    )
+    assert {shard(TENANT)} == told
+
+
+@pytest.mark.parametrize("why", [{"reads": False}, {"grace_seconds": 60.0}])
+async def test_reaps_nothing_that_may_still_be_told(redis, ledger, why):
+    """Its end may be in the ledger, or its beats have had no Redis to go to."""
+    await reserve(Limiter(redis, lease_seconds=0.05), new_id(1))
+
+    async with reaping(redis, ledger, **why):
+        await asyncio.sleep(0.3)
+
+    assert await settled(redis, 0)
+
+
 async def test_while_redis_is_away_the_ledger_waits(ledger):
     """The position stands still; when Redis is back every line is settled."""
     append(ledger, *(line(new_id(number)) for number in range(5)))
