@@ -20,6 +20,8 @@ from tollhouse.core.problems import Kind, Problem
 MAX_CHOICES = 16
 """Largest `n`: one prompt must not fan out over a whole batch of the engine."""
 MAX_MESSAGES = 4096
+MAX_VALUES = 65_536
+"""Most values of a body, about: reading millions would hold up all admissions."""
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
@@ -188,11 +190,27 @@ _strict = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite).decod
 def _read(body: bytes) -> tuple[dict[str, msgspec.Raw], dict[str, Any]]:
     try:
         fields = _decode_fields(body)  # JSON to the letter: no NaN, unlike json
+        if _has_too_many_values(body):
+            _refuse("The body has too many values.")
         if b"\\u" in body:
             _decode_values(body)  # refuses lone surrogates, which no backend can encode
         return fields, _strict(body.decode())
     except (msgspec.DecodeError, ValueError, RecursionError):
         raise Problem(Kind.INVALID_REQUEST, "The body must be a JSON object.") from None
+
+
+def _has_too_many_values(body: bytes) -> bool:
+    """Count what separates values: at once, then, if need be, outside of strings."""
+    if _separators(body) <= MAX_VALUES:
+        return False
+    bare = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    if bare.count(b'"') > 4 * MAX_VALUES:  # the quotes of as many keys and strings
+        return True
+    return _separators(b"".join(bare.split(b'"')[::2])) > MAX_VALUES
+
+
+def _separators(text: bytes) -> int:
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def _flag(values: dict[str, Any], name: str) -> bool:

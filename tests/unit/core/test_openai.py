@@ -12,6 +12,7 @@ from tollhouse.core.catalog import Model, Operation, Provider, Weights
 from tollhouse.core.openai import (
     MAX_CHOICES,
     MAX_MESSAGES,
+    MAX_VALUES,
     fit,
     forwarded,
     model_list,
@@ -96,6 +97,25 @@ class TestBody:
     def test_refuses_duplicate_keys_at_any_depth(self, body):
         """Parsers disagree which duplicate counts, so none may pass."""
         assert "twice" in refusal(body).message
+
+    @pytest.mark.parametrize("value", ["[]", "{}", "0", '""', r'"\\"', r'"\""'])
+    @pytest.mark.parametrize("times", [1, 3])
+    def test_refuses_more_values_than_can_be_read_in_passing(self, value, times):
+        """A body of millions would hold up every other admission for its second."""
+        x = ",".join([value] * (times * MAX_VALUES + 1))
+        body = json.dumps(CHAT)[:-1] + f', "x": [{x}]}}'
+
+        assert "values" in refusal(body.encode()).message
+
+    @pytest.mark.parametrize("text", ["[{,", ',"', ",\\", ',\\"', '\\",'])
+    def test_a_long_text_is_one_value(self, text):
+        """Whatever its punctuation."""
+        content = text * MAX_VALUES
+        body = CHAT | {"messages": [{"role": "user", "content": content}]}
+
+        request = parse(Operation.CHAT, json.dumps(body).encode())
+
+        assert len(content) == request.text_bytes
 
     def test_keeps_unknown_fields_byte_for_byte(self):
         """What we don't know is the backend's business."""
