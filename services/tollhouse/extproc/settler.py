@@ -65,6 +65,7 @@ class Settler:
         while True:
             lines = self._reader.read()
             if lines:
+                self._caught_up = False
                 await self._settle(lines)
                 await self._until_available(self._save)
             else:

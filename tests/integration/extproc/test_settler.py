@@ -254,6 +254,22 @@ async def test_reaps_nothing_that_may_still_be_told(redis, ledger, why):
     assert await settled(redis, 0)
 
 
+async def test_reaps_nothing_while_it_reads_a_backlog(redis, ledger):
+    """A reader that was stopped may hold the very end it is about to reap."""
+    backlog = [line(new_id(number)) for number in range(4000)]
+    last = new_id(5000)
+
+    async with reaping(redis, ledger):
+        await asyncio.sleep(0.2)  # it has read all there is
+        await reserve(Limiter(redis, lease_seconds=0.05), last)
+        append(ledger, *backlog, line(last))
+        await within(SOON, lambda: settled(redis, len(backlog) + 1))
+
+    ((_, fields),) = await redis.call("XREVRANGE", OUTBOX, "+", "-", "COUNT", 1)
+    record = dict(zip(fields[::2], fields[1::2], strict=True))
+    assert (last.encode(), b"1") == (record[b"id"], record[b"kind"])
+
+
 async def test_while_redis_is_away_the_ledger_waits(ledger):
     """The position stands still; when Redis is back every line is settled."""
     append(ledger, *(line(new_id(number)) for number in range(5)))
