@@ -7,6 +7,7 @@ decides about an exchange gets it passed in.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from tollhouse.core.limits import Allowance
 
@@ -41,12 +42,27 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
+class Prices:
+    """What a token of each type costs, in `core.limits.MONEY`; budgets of money count
+    by it."""
+
+    input: int = 0
+    cached_input: int = 0
+    output: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One model on offer.
 
     `context` is the longest input plus output in tokens; `default_output_tokens` is
     what a request without a cap gets, `max_output_tokens` the largest cap a client
-    may name. `bytes_per_token` turns text into an input estimate.
+    may name. `bytes_per_token` turns text into an input estimate until the model's own
+    ratio is learned; `tokenizer` is a tokenizer.json that counts exactly instead.
+
+    `limits` are those of all tenants together. `capacity` is how many units in flight
+    saturate the model, None: nothing does; a request over it may be held for
+    `hold_seconds` before it is refused.
     """
 
     name: str
@@ -60,20 +76,54 @@ class Model:
     bytes_per_token: float
     inject_default: bool
     created: int
+    prices: Prices = Prices()
+    limits: Allowance = Allowance()
+    capacity: int | None = None
+    hold_seconds: float = 0.0
+    tokenizer: Path | None = None
+
+
+class Policy(StrEnum):
+    """How much output a reservation takes."""
+
+    LEARNED = "learned"
+    """What recent exchanges say; the rest is charged as it happens."""
+    STRICT = "strict"
+    """All that the request may produce: never overshoots."""
+
+
+class RedisDown(StrEnum):
+    """What happens to requests while the shared limits can't be reached."""
+
+    DEGRADE = "degrade"
+    """Each worker admits its part of the limits."""
+    DENY = "deny"
+    """503."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The limits of the keys and tenants that are on it."""
+    """The limits of the keys and tenants that are on it, and how they are held.
+
+    `priority` is the tenant's weight among others when a model is saturated.
+    """
 
     name: str
-    key: Allowance
-    tenant_model: Allowance
+    key: Allowance = Allowance()
+    tenant: Allowance = Allowance()
+    tenant_model: Allowance = Allowance()
+    policy: Policy = Policy.LEARNED
+    redis_down: RedisDown = RedisDown.DEGRADE
+    priority: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Everything on offer, for the life of a process."""
+    """Everything on offer, replaced whole when tollhouse.yaml changes.
+
+    `limits` are those of the whole gateway.
+    """
 
     models: Mapping[str, Model]
     plans: Mapping[str, Plan]
+    limits: Allowance = Allowance()

@@ -1,34 +1,105 @@
-"""Limits and the arithmetic of their buckets; the reference for the Lua scripts.
+"""Limits: what may be used, by whom, of what; and what a limiter answers.
 
-A bucket stores what is *used*: charges add to it, time drains it down to zero, and a
-charge is admitted while it fits under the capacity. A bucket nobody has is empty, so
-a lost one starts with the whole burst, and settling needs no capacity. What is settled
-may lift it over the capacity (debt); it then drains before anything is admitted.
-
-Used is counted in *grains*, 60,000 to a unit or request: a limit of N per minute then
-drains exactly N grains per millisecond, and neither Python nor Lua ever rounds.
+A plan gives each scope an `Allowance`; the limits of one exchange are the flat tuple of
+all that apply to it. Three kinds: buckets (per minute, refilled continuously, may go
+into debt), budgets (a counter per calendar period), counts (exchanges at once, units in
+flight). `core.buckets` has the arithmetic, `adapters.redis` the shared state.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from enum import IntEnum
 
-from tollhouse.core.usage import Facts
+import msgspec
 
-GRAINS = 60_000
-"""Grains per unit: milliseconds in a minute."""
+MONEY = 10**10
+"""Money is counted in whole ten-billionths of the currency: a price of 0.0001 per
+million tokens is one of these a token, and 900,000 of the currency are below 2^53."""
 
-LimitName = Literal["requests", "units", "concurrent"]
-Scope = Literal["key", "tenant_model"]
+
+class Scope(IntEnum):
+    """Whose use a limit counts; the values are those of a debit."""
+
+    KEY = 1
+    TENANT = 2
+    TENANT_MODEL = 3
+    """All keys of a tenant together, on one model."""
+    MODEL = 4
+    GLOBAL = 5
+
+    @property
+    def is_fleet(self) -> bool:
+        """Shared by all tenants: lives in the fleet's slot, not in a tenant's shard."""
+        return self >= Scope.MODEL
+
+
+class Measure(IntEnum):
+    """What a limit counts; the values are those of a debit."""
+
+    REQUESTS = 1
+    """Requests per minute."""
+    UNITS = 2
+    """Units per minute."""
+    CONCURRENT = 3
+    """Exchanges at once."""
+    UNITS_PER_DAY = 4
+    UNITS_PER_MONTH = 5
+    MONEY_PER_DAY = 6
+    MONEY_PER_MONTH = 7
+    CAPACITY = 8
+    """Units in flight of one model, shared fairly among tenants (core.fairness)."""
+
+    @property
+    def is_bucket(self) -> bool:
+        """Refills continuously."""
+        return self in (Measure.REQUESTS, Measure.UNITS)
+
+    @property
+    def is_budget(self) -> bool:
+        """Starts anew with a calendar period."""
+        return Measure.UNITS_PER_DAY <= self <= Measure.MONEY_PER_MONTH
+
+    @property
+    def is_money(self) -> bool:
+        """Counted in `MONEY`, not in units."""
+        return self in (Measure.MONEY_PER_DAY, Measure.MONEY_PER_MONTH)
+
+    @property
+    def is_daily(self) -> bool:
+        """A budget of a day, else of a month."""
+        return self in (Measure.UNITS_PER_DAY, Measure.MONEY_PER_DAY)
+
+
+class Debit(msgspec.Struct, frozen=True, array_like=True):
+    """One limit that an exchange was charged to: where the settlement corrects.
+
+    `parameter`: refill per minute of a bucket; period of a budget (20261120, 202611);
+    the tenant's weight for CAPACITY; else 0. With the facts' tenant, key and model it
+    names the key in Redis.
+    """
+
+    scope: Scope
+    measure: Measure
+    parameter: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Bucket:
-    """One token bucket: refill per minute, capacity in grains."""
+class Limit:
+    """One limit of one exchange.
 
-    rate: int
-    capacity: int
+    `value` as configured: per minute, at once, units or `MONEY` per period. `burst`:
+    seconds of a bucket's refill that may be used at once. `zone`: IANA name of the time
+    zone of a budget's periods. `weight`: the tenant's share of a CAPACITY. `shadow`:
+    counted and reported, never refused by.
+    """
+
+    scope: Scope
+    measure: Measure
+    value: int
+    burst: float = 10.0
+    zone: str = "UTC"
+    weight: int = 1
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,187 +113,31 @@ class Allowance:
     requests_per_minute: int | None = None
     units_per_minute: int | None = None
     concurrent: int | None = None
+    units_per_day: int | None = None
+    units_per_month: int | None = None
+    money_per_day: int | None = None
+    money_per_month: int | None = None
     burst_seconds: float = 10.0
+    shadow: bool = False
 
-    def requests(self) -> Bucket | None:
-        """Requests bucket: holds the burst, at least one request."""
-        rate = self.requests_per_minute
-        if not rate:
-            return None if rate is None else Bucket(0, 0)
-        return Bucket(rate, max(GRAINS, round(rate * self.burst_seconds * 1000)))
-
-    def units(self) -> Bucket | None:
-        """Units bucket: holds the burst."""
-        rate = self.units_per_minute
-        if rate is None:
-            return None
-        return Bucket(rate, round(rate * self.burst_seconds * 1000))
-
-
-SCOPES: tuple[Scope, ...] = ("key", "tenant_model")
-"""The scopes of a tenant's shard, in the order the scripts use them."""
-CONCURRENT_WAIT_MS = 1000
-"""What a refusal for too many exchanges at once guesses: one may end any time."""
-
-
-def debits(key: Allowance, tenant_model: Allowance) -> tuple[int, int, int, int]:
-    """Refill per minute of the four buckets, in the order the scripts use them."""
-    return (
-        key.requests_per_minute or 0,
-        key.units_per_minute or 0,
-        tenant_model.requests_per_minute or 0,
-        tenant_model.units_per_minute or 0,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """One exchange asking for room: its estimate and the limits it must fit into."""
-
-    exchange_id: str
-    facts: Facts
-    key: Allowance
-    tenant_model: Allowance
-
-
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """State of one limit, as the x-ratelimit headers tell it.
-
-    `limit` is per minute; `remaining` is what would be admitted at once, so never more
-    than the burst; `reset_seconds` is when the bucket is empty again.
-    """
-
-    limit: int
-    remaining: int
-    reset_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """There was room; the quotas are those of the tightest scope, None: no limit."""
-
-    requests: Quota | None
-    units: Quota | None
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """There was no room in `limit` of `scope`, the one with the longest wait.
-
-    `retry_after_seconds`: when this reservation would fit if nothing else came; None:
-    never, it is larger than the limit allows at once. For `concurrent` it is a guess.
-    """
-
-    limit: LimitName
-    scope: Scope
-    retry_after_seconds: float | None
-    limit_value: int
-    remaining: int
-    requests: Quota | None
-    units: Quota | None
-
-
-def drain(used: int, rate: int, elapsed_ms: int) -> int:
-    """What is still used after some time; a clock that went back drains nothing."""
-    return max(0, used - rate * max(0, elapsed_ms))
-
-
-def correct(used: int, grains: int) -> int:
-    """Charge (positive) or refund (negative) a drained bucket."""
-    return max(0, used + grains)
-
-
-def wait_ms(used: int, cost: int, bucket: Bucket) -> float:
-    """Whole milliseconds until `cost` fits into a drained bucket; infinity: never."""
-    if cost > bucket.capacity:
-        return math.inf
-    missing = used + cost - bucket.capacity
-    return -(-missing // bucket.rate) if missing > 0 else 0
-
-
-def quota(bucket: Bucket, used: int) -> Quota:
-    """How a drained bucket looks from outside."""
-    remaining = max(0, bucket.capacity - used) // GRAINS
-    reset_seconds = used / bucket.rate / 1000 if bucket.rate else 0.0
-    return Quota(bucket.rate, remaining, reset_seconds)
-
-
-class Limits:
-    """All limits of an exchange, in the order the scripts use them.
-
-    A `state` is a moment of them: grains used of each scope's requests bucket and units
-    bucket, then the exchanges that run in each scope; 0 where there is no such limit.
-    """
-
-    def __init__(self, key: Allowance, tenant_model: Allowance) -> None:
-        allowances = (key, tenant_model)
-        self.buckets = [
-            bucket for it in allowances for bucket in (it.requests(), it.units())
-        ]
-        self.concurrent = [it.concurrent for it in allowances]
-
-    def binding(self, units: int, state: Sequence[int]) -> tuple[int, float] | None:
-        """The limit that keeps one more exchange out longest, and for how many ms.
-
-        As its index in the state; the first of equals; infinity is never. None: there
-        is room in all.
-        """
-        waits: list[float] = []
-        for index, bucket in enumerate(self.buckets):
-            cost = (units if index % 2 else 1) * GRAINS
-            waits.append(wait_ms(state[index], cost, bucket) if bucket else 0)
-        for most, running in zip(
-            self.concurrent, state[len(self.buckets) :], strict=True
-        ):
-            full = most is not None and running >= most
-            waits.append((CONCURRENT_WAIT_MS if most else math.inf) if full else 0)
-        longest = max(waits)
-        return (waits.index(longest), longest) if longest else None
-
-    def granted(self, state: Sequence[int]) -> Granted:
-        """What a client that was admitted is told."""
-        return Granted(*self._tightest(state))
-
-    def refused(self, state: Sequence[int], index: int, wait: float) -> Refused:
-        """What a client is told whom the limit at `index` keeps out for `wait` ms."""
-        after = None if wait == math.inf else wait / 1000
-        told = self._tightest(state)
-        over = index - len(self.buckets)
-        if over >= 0:
-            most = self.concurrent[over] or 0
-            room = max(0, most - state[index])
-            return Refused("concurrent", SCOPES[over], after, most, room, *told)
-        name: LimitName = "units" if index % 2 else "requests"
-        bound = quota(self.buckets[index] or Bucket(0, 0), state[index])
-        scope = SCOPES[index // 2]
-        return Refused(name, scope, after, bound.limit, bound.remaining, *told)
-
-    def _tightest(self, state: Sequence[int]) -> tuple[Quota | None, Quota | None]:
-        """Quotas of the requests and the units bucket with the least left."""
-        return self._least(state, 0), self._least(state, 1)
-
-    def _least(self, state: Sequence[int], first: int) -> Quota | None:
-        found: Bucket | None = None
-        used = least = 0
-        for index in range(first, len(self.buckets), 2):
-            bucket = self.buckets[index]
-            if bucket is None:
-                continue
-            left = (bucket.capacity - state[index]) // GRAINS
-            if found is None or left < least:
-                found, used, least = bucket, state[index], left
-        return None if found is None else quota(found, used)
-
-
-def format_reset(seconds: float) -> str:
-    """Write a duration as OpenAI's x-ratelimit-reset headers do: `120ms`, `6m0s`."""
-    whole, ms = divmod(math.ceil(round(seconds * 1000, 3)), 1000)
-    if not whole:
-        return f"{ms}ms"
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    tail = f"{rest}.{ms:03d}".rstrip("0").rstrip(".") if ms else str(rest)
-    if hours:
-        return f"{hours}h{minutes}m{tail}s"
-    return f"{minutes}m{tail}s" if minutes else f"{tail}s"
+    def limits(self, scope: Scope, zone: str) -> Iterator[Limit]:
+        """Yield the limits that are there, in the order of `Measure`."""
+        values = (
+            (Measure.REQUESTS, self.requests_per_minute),
+            (Measure.UNITS, self.units_per_minute),
+            (Measure.CONCURRENT, self.concurrent),
+            (Measure.UNITS_PER_DAY, self.units_per_day),
+            (Measure.UNITS_PER_MONTH, self.units_per_month),
+            (Measure.MONEY_PER_DAY, self.money_per_day),
+            (Measure.MONEY_PER_MONTH, self.money_per_month),
+        )
+        for measure, value in values:
+            if value is not None:
+                yield Limit(
+                    scope=scope,
+                    measure=measure,
+                    value=value,
+                    burst=self.burst_seconds,
+                    zone=zone,
+                    shadow=self.shadow,
+                )

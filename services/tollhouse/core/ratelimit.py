@@ -5,7 +5,7 @@
 
 import math
 
-from tollhouse.core.limits import Quota, Refused, format_reset
+from tollhouse.core.reservation import Quota, Refused
 from tollhouse.core.problems import Kind, Problem
 
 _WHOSE = {"key": "this API key", "tenant_model": "your organisation and this model"}
@@ -44,3 +44,16 @@ def over_limit(refused: Refused) -> Problem:
     headers["retry-after-ms"] = str(max(1, math.ceil(wait * 1000)))
     message = f"Over the limit of {limit}; try again in {format_reset(wait)}."
     return Problem(Kind.RATE_LIMITED, message, headers=headers)
+
+
+def format_reset(seconds: float) -> str:
+    """Write a duration as OpenAI's x-ratelimit-reset headers do: `120ms`, `6m0s`."""
+    whole, ms = divmod(math.ceil(round(seconds * 1000, 3)), 1000)
+    if not whole:
+        return f"{ms}ms"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    tail = f"{rest}.{ms:03d}".rstrip("0").rstrip(".") if ms else str(rest)
+    if hours:
+        return f"{hours}h{minutes}m{tail}s"
+    return f"{minutes}m{tail}s" if minutes else f"{tail}s"

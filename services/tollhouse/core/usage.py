@@ -13,6 +13,7 @@ from enum import IntEnum
 
 import msgspec
 
+from tollhouse.core.limits import Debit
 from tollhouse.core.problems import ProtocolError
 
 ADJUSTMENT_SUFFIX = "#adj"
@@ -87,11 +88,16 @@ class Facts(
     msgspec.Struct,
     frozen=True,
     kw_only=True,
+    omit_defaults=True,
     rename={
         "weights": "w",
+        "prices": "p",
         "reserved_units": "units",
         "input_estimate": "in",
         "output_estimate": "out",
+        "text_bytes": "bytes",
+        "choices": "n",
+        "output_cap": "cap",
     },
 ):
     """What was decided about an exchange at admission; made once, never changed.
@@ -99,9 +105,11 @@ class Facts(
     Kept with the reservation, logged in Envoy's ledger and copied into the outbox, so
     that a record can be written even when Redis has lost the reservation.
 
-    `weights`: units per input, cached input and output token. `debits`: refill per
-    minute of the buckets the reservation is taken from, 0 where there is no such
-    limit; made by `core.limits.debits`.
+    `weights` and `prices`: units, and money in `core.limits.MONEY`, per input, cached
+    input and output token. `debits`: the limits the exchange is charged to. The last
+    four say what the estimator may learn from it: bytes of prompt text, tokens beside
+    that text (chat template, images), choices, and the output cap of one choice that
+    was forwarded, None for none.
     """
 
     tenant: str
@@ -113,10 +121,15 @@ class Facts(
     cluster: str
     provider: str
     weights: tuple[int, int, int]
+    prices: tuple[int, int, int] = (0, 0, 0)
     reserved_units: int
     input_estimate: int
     output_estimate: int
-    debits: tuple[int, int, int, int]
+    debits: tuple[Debit, ...] = ()
+    text_bytes: int = 0
+    framing: int = 0
+    choices: int = 1
+    output_cap: int | None = None
 
     def encode(self) -> bytes:
         """Compact JSON."""

@@ -1,0 +1,52 @@
+"""Calendar periods of budgets: days and months of a time zone.
+
+A period is named by a number that sorts and reads: 20261120 is a day, 202611 a month.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+from tollhouse.core.limits import Measure
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """One period; it lasts from `starts_ms` up to `ends_ms`, Unix milliseconds."""
+
+    number: int
+    starts_ms: int
+    ends_ms: int
+
+
+def period(measure: Measure, zone: str, at_ms: int) -> Period:
+    """Find the period of a budget that a moment lies in.
+
+    `zone` is an IANA name; raises ZoneInfoNotFoundError for another. Days are as long
+    as the zone makes them: 23 or 25 hours when clocks change.
+    """
+    # By the hour: no zone changes its date within one, but for the historical few
+    # that changed at odd seconds.
+    found = _period(measure.is_daily, zone, at_ms // 900_000)
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _period(daily: bool, zone: str, quarter: int) -> Period:  # noqa: FBT001
+    place = ZoneInfo(zone)
+    here = datetime.fromtimestamp(quarter * 900, UTC).astimezone(place)
+    first = here.date() if daily else here.date().replace(day=1)
+    # The month of a day in the next one: 31 days after the first is always in it.
+    after = first + timedelta(days=1 if daily else 31)
+    after = after if daily else after.replace(day=1)
+    number = first.year * 100 + first.month
+    return Period(
+        number=number * 100 + first.day if daily else number,
+        starts_ms=_midnight(first.year, first.month, first.day, place),
+        ends_ms=_midnight(after.year, after.month, after.day, place),
+    )
+
+
+def _midnight(year: int, month: int, day: int, place: ZoneInfo) -> int:
+    return round(datetime(year, month, day, tzinfo=place).timestamp() * 1000)
