@@ -3,6 +3,8 @@
     IDLE ──request headers──▶ IDENTIFIED ──body──▶ RESERVING ──granted──▶ ADMITTED
       └──▶ ANSWERED              └──▶ REFUSED ◀──refused──┘ └──stream ended──▶ RELEASED
 
+Where the model has a tokenizer, COUNTING lies between IDENTIFIED and RESERVING.
+
 The exchange id leaves with the headers reply, before anything is reserved: whatever
 is lost afterwards, Envoy's ledger names the exchange and it is released. The end of
 the stream says nothing about the answer and never settles.
@@ -15,15 +17,18 @@ from enum import Enum, auto
 from typing import assert_never
 
 import msgspec
+from msgspec.structs import replace
 
-from tollhouse.core.catalog import Catalog, Model, Operation, Plan
+from tollhouse.core.catalog import Catalog, Model, Operation, RedisDown
+from tollhouse.core.entitlement import Entitlement, entitlement
 from tollhouse.core.estimate import estimate
+from tollhouse.core.experience import Experience
 from tollhouse.core.identity import Principal, covers
-from tollhouse.core.ids import ExchangeId
-from tollhouse.core.limits import Granted, Refused, Reservation, debits
-from tollhouse.core.openai import Request, fit, forwarded, model_list, parse
+from tollhouse.core.ids import ExchangeId, created_ms
+from tollhouse.core.openai import Request, fit, forwarded, model_list, output_cap, parse, texts
 from tollhouse.core.problems import Kind, Problem, ProtocolError
 from tollhouse.core.ratelimit import over_limit
+from tollhouse.core.reservation import Granted, Refused, Reservation, Typical
 from tollhouse.core.usage import Facts
 
 OPERATIONS = {
@@ -49,6 +54,12 @@ class RequestBody(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class TokensCounted(msgspec.Struct, frozen=True):
+    """What the texts of the prompt come to."""
+
+    tokens: int
+
+
 class ReservationAnswered(msgspec.Struct, frozen=True):
     """The limiter's verdict."""
 
@@ -59,7 +70,9 @@ class StreamEnded(msgspec.Struct, frozen=True):
     """The ext_proc stream is over, in whatever way."""
 
 
-Event = RequestHeaders | RequestBody | ReservationAnswered | StreamEnded
+Event = (
+    RequestHeaders | RequestBody | TokensCounted | ReservationAnswered | StreamEnded
+)
 
 
 class Identify(msgspec.Struct, frozen=True):
@@ -69,10 +82,22 @@ class Identify(msgspec.Struct, frozen=True):
     principal: Principal
 
 
+class CountTokens(msgspec.Struct, frozen=True):
+    """Count the texts with the model's tokenizer, then report TokensCounted."""
+
+    model: str
+    texts: list[str]
+
+
 class Reserve(msgspec.Struct, frozen=True):
-    """Ask the limiter, then report ReservationAnswered."""
+    """Ask the limiter, then report ReservationAnswered.
+
+    While the model is saturated, ask again for `hold_seconds`.
+    """
 
     reservation: Reservation
+    redis_down: RedisDown
+    hold_seconds: float
 
 
 class Admit(msgspec.Struct, frozen=True):
@@ -108,7 +133,7 @@ class Release(msgspec.Struct, frozen=True):
     reservation: Reservation
 
 
-Command = Identify | Reserve | Admit | Answer | Refuse | Release
+Command = Identify | CountTokens | Reserve | Admit | Answer | Refuse | Release
 
 
 class State(Enum):
@@ -116,6 +141,7 @@ class State(Enum):
 
     IDLE = auto()
     IDENTIFIED = auto()
+    COUNTING = auto()
     RESERVING = auto()
     ADMITTED = auto()
     ANSWERED = auto()
@@ -126,15 +152,20 @@ class State(Enum):
 class Admission:
     """One request on its way to a model."""
 
-    # Set on the way: from IDENTIFIED, RESERVING and RESERVING on.
+    # Set on the way: from IDENTIFIED, COUNTING, COUNTING, COUNTING and RESERVING on.
     _headers: RequestHeaders
     _request: Request
+    _model: Model
+    _entitlement: Entitlement
     _reservation: Reservation
 
-    def __init__(self, exchange_id: ExchangeId, catalog: Catalog) -> None:
+    def __init__(
+        self, exchange_id: ExchangeId, catalog: Catalog, experience: Experience
+    ) -> None:
         self.state = State.IDLE
         self._exchange_id = exchange_id
         self._catalog = catalog
+        self._experience = experience
 
     def receive(self, event: Event) -> Command | None:
         """Advance by one event; return what must be done now.
@@ -153,17 +184,24 @@ class Admission:
             case State.IDLE, RequestHeaders():
                 return self._identify(event)
             case State.IDENTIFIED, RequestBody():
-                return self._reserve(event)
+                return self._judge(event)
+            case State.COUNTING, TokensCounted(tokens):
+                return self._reserve(tokens)
             case State.RESERVING, ReservationAnswered(Granted() as granted):
                 return self._admit(granted)
             case State.RESERVING, ReservationAnswered(Refused() as refused):
-                raise over_limit(refused)
+                raise over_limit(refused, created_ms(self._exchange_id))
             case State.RESERVING, StreamEnded():
                 self.state = State.RELEASED
                 return Release(self._reservation)
             case _, StreamEnded():
                 return None
-            case _, (RequestHeaders() | RequestBody() | ReservationAnswered()):
+            case _, (
+                RequestHeaders()
+                | RequestBody()
+                | TokensCounted()
+                | ReservationAnswered()
+            ):
                 raise ProtocolError(f"{type(event).__name__} in {self.state.name}")
             case _, unreachable:
                 assert_never(unreachable)
@@ -180,19 +218,34 @@ class Admission:
         self.state = State.IDENTIFIED
         return Identify(self._exchange_id, event.principal)
 
-    def _reserve(self, event: RequestBody) -> Command:
+    def _judge(self, event: RequestBody) -> Command:
         principal = self._headers.principal
         request = parse(OPERATIONS[self._headers.path], event.body)
-        model = self._model(request, principal)
+        model = self._covered(request, principal)
         fit(request, model)
-        plan = self._plan(principal)
-        expected = estimate(request, model)
-        weights = model.weights
-        self._request = request
+        entitled = entitlement(self._catalog, principal, model)
+        if entitled is None:
+            # Deny by default: no plan, no limits to hold, nothing admitted.
+            raise Problem(
+                Kind.UNAVAILABLE, f"The plan {principal.plan!r} is not configured."
+            )
+        self._request, self._model, self._entitlement = request, model, entitled
+        if model.tokenizer is None:
+            return self._reserve(None)
+        self.state = State.COUNTING
+        return CountTokens(model.name, texts(request))
+
+    def _reserve(self, tokens: int | None) -> Command:
+        principal, request = self._headers.principal, self._request
+        model, entitled = self._model, self._entitlement
+        tenant, learned = principal.tenant, self._experience
+        expected = estimate(request, model, tenant, entitled.policy, learned, tokens)
+        weights, prices = model.weights, model.prices
+        units = expected.units(weights)
         self._reservation = Reservation(
             exchange_id=self._exchange_id,
             facts=Facts(
-                tenant=principal.tenant,
+                tenant=tenant,
                 key_id=principal.key_id,
                 plan=principal.plan,
                 operation=request.operation,
@@ -201,21 +254,29 @@ class Admission:
                 cluster=model.cluster,
                 provider=model.provider,
                 weights=(weights.input, weights.cached_input, weights.output),
-                reserved_units=expected.units(weights),
+                prices=(prices.input, prices.cached_input, prices.output),
+                reserved_units=units,
                 input_estimate=expected.input_tokens,
                 output_estimate=expected.output_tokens,
-                debits=debits(plan.key, plan.tenant_model),
+                text_bytes=request.text_bytes,
+                framing=expected.framing,
+                choices=request.choices,
+                output_cap=output_cap(request, model),
             ),
-            key=plan.key,
-            tenant_model=plan.tenant_model,
+            limits=entitled.limits,
+            typical=Typical(
+                duration_ms=learned.duration_ms(tenant, model.name),
+                refund=round(learned.refund_share(tenant, model.name) * units),
+            ),
         )
         self.state = State.RESERVING
-        return Reserve(self._reservation)
+        return Reserve(self._reservation, entitled.redis_down, model.hold_seconds)
 
     def _admit(self, granted: Granted) -> Command:
         self.state = State.ADMITTED
-        request, facts = self._request, self._reservation.facts
-        body, injected = forwarded(request, self._catalog.models[facts.served_model])
+        request = self._request
+        facts = replace(self._reservation.facts, debits=granted.debits)
+        body, injected = forwarded(request, self._model)
         return Admit(
             body=body,
             cluster=facts.cluster,
@@ -232,7 +293,7 @@ class Admission:
             if any(covers(principal, it, name) for it in model.operations)
         }
 
-    def _model(self, request: Request, principal: Principal) -> Model:
+    def _covered(self, request: Request, principal: Principal) -> Model:
         model = self._catalog.models.get(request.model)
         if model is None or not covers(principal, request.operation, request.model):
             # Alike: a key must not learn which models exist beyond its scopes.
@@ -242,12 +303,3 @@ class Admission:
                 "model",
             )
         return model
-
-    def _plan(self, principal: Principal) -> Plan:
-        plan = self._catalog.plans.get(principal.plan)
-        if plan is None:
-            # Deny by default: no plan, no limits to hold, nothing admitted.
-            raise Problem(
-                Kind.UNAVAILABLE, f"The plan {principal.plan!r} is not configured."
-            )
-        return plan

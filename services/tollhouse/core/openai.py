@@ -130,8 +130,7 @@ def forwarded(request: Request, model: Model) -> tuple[bytes, bool]:
             # Cumulative counts on every event, so that an aborted stream is exact.
             options["continuous_usage_stats"] = True
         fields["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
-    injected = request.output_cap is None and model.inject_default
-    cap = model.default_output_tokens if injected else request.output_cap
+    cap = output_cap(request, model)
     if cap is not None:
         name = (
             "max_completion_tokens"
@@ -143,7 +142,15 @@ def forwarded(request: Request, model: Model) -> tuple[bytes, bool]:
             name = "max_completion_tokens"  # both were given: one value goes on
             del fields["max_tokens"]
         fields[name] = msgspec.Raw(b"%d" % cap)
+    injected = request.output_cap is None and cap is not None
     return msgspec.json.encode(fields), injected
+
+
+def output_cap(request: Request, model: Model) -> int | None:
+    """The cap that is forwarded: the client's, or ours; None: the backend's own."""
+    if request.output_cap is None and model.inject_default:
+        return model.default_output_tokens
+    return request.output_cap
 
 
 def model_list(created: Mapping[str, int]) -> bytes:

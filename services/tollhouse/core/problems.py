@@ -7,6 +7,7 @@ ours, never an upstream's text and never a part of a prompt.
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import msgspec
 
@@ -40,6 +41,7 @@ class Kind(Enum):
     MODEL_NOT_FOUND = (404, "invalid_request_error", "model_not_found")
     RATE_LIMITED = (429, "rate_limit_error", "rate_limit_exceeded")
     NEVER_FITS = (429, "rate_limit_error", "request_too_large_for_limit")
+    INSUFFICIENT_QUOTA = (429, "insufficient_quota", "insufficient_quota")
     UPSTREAM_FAILED = (502, "server_error", "upstream_error")
     UNAVAILABLE = (503, "server_error", "service_unavailable")
     OVERLOADED = (503, "server_error", "overloaded")
@@ -51,26 +53,36 @@ class Kind(Enum):
         status: int = self.value[0]
         return status
 
+    @property
+    def grpc_status(self) -> int:
+        """gRPC status code (https://grpc.io/docs/guides/status-codes/)."""
+        return _GRPC[self.status]
+
+
+_GRPC = {400: 3, 401: 16, 403: 7, 404: 5, 429: 8, 502: 14, 503: 14, 504: 4}
+
 
 @dataclass(eq=False)
 class Problem(Exception):
     """One failure for one client.
 
     `param` names the offending request field in OpenAI's notation
-    (`messages[0].content`); `headers` are response headers such as `Retry-After`.
+    (`messages[0].content`); `headers` are response headers such as `Retry-After`;
+    `details` are keys beside OpenAI's own in the error object, for programs.
     """
 
     kind: Kind
     message: str
     param: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def status(self) -> int:
         """HTTP status."""
         return self.kind.status
 
-    def error(self) -> dict[str, str | None]:
+    def error(self) -> dict[str, Any]:
         """The value of OpenAI's `error` key."""
         _, type_, code = self.kind.value
         return {
@@ -78,6 +90,7 @@ class Problem(Exception):
             "type": type_,
             "param": self.param,
             "code": code,
+            **self.details,
         }
 
     def body(self) -> bytes:

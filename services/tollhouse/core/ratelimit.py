@@ -4,15 +4,29 @@
 """
 
 import math
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
-from tollhouse.core.reservation import Quota, Refused
+from tollhouse.core.limits import MONEY, Limit, Measure, Scope
+from tollhouse.core.periods import period
 from tollhouse.core.problems import Kind, Problem
+from tollhouse.core.reservation import Quota, Refused
 
-_WHOSE = {"key": "this API key", "tenant_model": "your organisation and this model"}
+_WHOSE = {
+    Scope.KEY: "this API key",
+    Scope.TENANT: "your organisation",
+    Scope.TENANT_MODEL: "your organisation and this model",
+    Scope.MODEL: "this model, all organisations together",
+    Scope.GLOBAL: "this gateway, all organisations together",
+}
 _WHAT = {
-    "requests": "requests per minute",
-    "units": "units per minute",
-    "concurrent": "concurrent requests",
+    Measure.REQUESTS: "requests per minute",
+    Measure.UNITS: "units per minute",
+    Measure.CONCURRENT: "concurrent requests",
+    Measure.UNITS_PER_DAY: "units per day",
+    Measure.UNITS_PER_MONTH: "units per month",
+    Measure.MONEY_PER_DAY: "spending per day",
+    Measure.MONEY_PER_MONTH: "spending per month",
 }
 
 
@@ -27,23 +41,61 @@ def quota_fields(requests: Quota | None, units: Quota | None) -> dict[str, str]:
     return fields
 
 
-def over_limit(refused: Refused) -> Problem:
-    """The 429: which limit, whose, and when a retry fits."""
+def over_limit(refused: Refused, at_ms: int) -> Problem:
+    """The 429: which limit, whose, and when a retry fits.
+
+    `at_ms`: Unix milliseconds of the request. The error object says it again for
+    programs, as `limit`. What all tenants share is named without its numbers: how busy
+    the others are is not a client's business.
+    """
+    limit, wait = refused.limit, refused.retry_after_seconds
     headers = {
         f"x-ratelimit-{name}": value
         for name, value in quota_fields(refused.requests, refused.units).items()
     }
-    limit = f"{refused.limit_value} {_WHAT[refused.limit]} of {_WHOSE[refused.scope]}"
-    wait = refused.retry_after_seconds
+    details: dict[str, str | int | float] = {
+        "scope": limit.scope.name.lower(),
+        "measure": limit.measure.name.lower(),
+    }
+    if not limit.scope.is_fleet:
+        details |= {
+            "value": _amount(limit, limit.value),
+            "remaining": _amount(limit, refused.remaining),
+        }
     if wait is None:
         # No Retry-After: openai-python obeys this header and does not try again.
         headers["x-should-retry"] = "false"
-        message = f"This request is larger than the limit of {limit} admits at once."
-        return Problem(Kind.NEVER_FITS, message, headers=headers)
+        kind, message = _never(limit, at_ms)
+        return Problem(kind, message, headers=headers, details={"limit": details})
     headers["retry-after"] = str(max(1, math.ceil(wait)))
     headers["retry-after-ms"] = str(max(1, math.ceil(wait * 1000)))
-    message = f"Over the limit of {limit}; try again in {format_reset(wait)}."
-    return Problem(Kind.RATE_LIMITED, message, headers=headers)
+    message = f"Over {_named(limit)}; try again in {format_reset(wait)}."
+    return Problem(
+        Kind.RATE_LIMITED, message, headers=headers, details={"limit": details}
+    )
+
+
+def _never(limit: Limit, at_ms: int) -> tuple[Kind, str]:
+    if not limit.measure.is_budget:
+        message = f"This request is larger than {_named(limit)} admits at once."
+        return Kind.NEVER_FITS, message
+    ends_ms = period(limit.measure, limit.zone, at_ms).ends_ms
+    ends = datetime.fromtimestamp(ends_ms / 1000, UTC).astimezone(ZoneInfo(limit.zone))
+    message = f"{_named(limit)} is used up; it starts anew at {ends.isoformat()}."
+    return Kind.INSUFFICIENT_QUOTA, message[0].upper() + message[1:]
+
+
+def _named(limit: Limit) -> str:
+    if limit.measure is Measure.CAPACITY:
+        return "the capacity of this model, in use by requests of all organisations"
+    what, whose = _WHAT[limit.measure], _WHOSE[limit.scope]
+    if limit.scope.is_fleet:
+        return f"the limit on {what} of {whose}"
+    return f"the limit of {_amount(limit, limit.value)} {what} of {whose}"
+
+
+def _amount(limit: Limit, value: int) -> int | float:
+    return value / MONEY if limit.measure.is_money else value
 
 
 def format_reset(seconds: float) -> str:
