@@ -40,12 +40,16 @@ MODELS_PATH = "/v1/models"
 
 
 class RequestHeaders(msgspec.Struct, frozen=True):
-    """The request line, who sends it, and whether a body follows."""
+    """The request line, who sends it, and whether a body follows.
+
+    `is_grpc`: the client speaks gRPC, so refusals do too.
+    """
 
     method: str
     path: str
     principal: Principal
     has_body: bool
+    is_grpc: bool = False
 
 
 class RequestBody(msgspec.Struct, frozen=True):

@@ -5,8 +5,12 @@ travel in `raw_value`: Envoy takes `value` for an empty header (ext_proc's
 HeaderValue contract). Replies are serialised here; the server sends bytes.
 """
 
+import re
+from base64 import b64encode
 from collections.abc import Mapping
 from functools import lru_cache
+
+from google.rpc import error_details_pb2, status_pb2
 
 from tollhouse.core.admission import (
     Admit,
@@ -22,6 +26,10 @@ from tollhouse.pb.envoy.config.core.v3 import base_pb2 as core_pb
 from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 _PRINCIPAL = "envoy.filters.http.ext_authz"
+# As Envoy tells gRPC from the rest (Grpc::Common::isGrpcRequestHeaders).
+_GRPC = re.compile(rb"application/grpc(\+.*)?")
+_HOLD_MARGIN_SECONDS = 1.0
+"""For our own work after a hold; Envoy's usual patience with a message."""
 _OVERWRITE = core_pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
 
@@ -99,9 +107,35 @@ def to_pb_answer(command: Answer) -> bytes:
     return _immediate(200, command.body, {})
 
 
-def to_pb_problem(problem: Problem) -> bytes:
-    """Our own refusal, in OpenAI's error shape."""
-    return _immediate(problem.status, problem.body(), problem.headers)
+def to_pb_hold(seconds: float) -> bytes:
+    """Ask Envoy for more time, once; at most the filter's `max_message_timeout`."""
+    response = ext_proc.ProcessingResponse()
+    response.override_message_timeout.FromMilliseconds(
+        round((seconds + _HOLD_MARGIN_SECONDS) * 1000)
+    )
+    return response.SerializeToString()
+
+
+def to_pb_problem(problem: Problem, *, is_grpc: bool) -> bytes:
+    """Our own refusal, in OpenAI's error shape or as a gRPC status."""
+    if not is_grpc:
+        return _immediate(problem.status, problem.body(), problem.headers)
+    response = ext_proc.ProcessingResponse()
+    immediate = response.immediate_response
+    immediate.status.code = problem.status  # type: ignore[assignment]  # HTTP's numbers
+    # Without it Envoy makes UNAVAILABLE of a 429, which clients retry at once.
+    immediate.grpc_status.status = problem.kind.grpc_status
+    immediate.body = problem.message.encode()  # becomes grpc-message
+    status = status_pb2.Status(code=problem.kind.grpc_status, message=problem.message)
+    wait_ms = problem.headers.get("retry-after-ms")
+    if wait_ms is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(int(wait_ms))
+        status.details.add().Pack(retry)
+    # Richer errors: https://grpc.io/docs/guides/error/; -bin values are base64.
+    details = b64encode(status.SerializeToString()).rstrip(b"=")
+    _set_headers(immediate.headers, {"grpc-status-details-bin": details})
+    return response.SerializeToString()
 
 
 def _immediate(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
@@ -126,14 +160,18 @@ def _set_headers(
 
 def _headers(message: ext_proc.ProcessingRequest) -> RequestHeaders:
     method = path = ""
+    is_grpc = False
     for header in message.request_headers.headers.headers:
         if header.key == ":path":
             path = header.raw_value.decode("latin-1").partition("?")[0]
         elif header.key == ":method":
             method = header.raw_value.decode("latin-1")
+        elif header.key == "content-type":
+            is_grpc = _GRPC.fullmatch(header.raw_value) is not None
     return RequestHeaders(
         method=method,
         path=path,
+        is_grpc=is_grpc,
         principal=_principal(message.metadata_context),
         has_body=not message.request_headers.end_of_stream,
     )

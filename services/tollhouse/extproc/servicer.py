@@ -9,35 +9,42 @@ is an immediate response or an error status.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 import structlog
 
-from tollhouse.adapters.redis.limiter import Limiter
+from tollhouse.adapters.tokenizer import Tokenizers
 from tollhouse.core.admission import (
     Admission,
     Admit,
     Answer,
-    Command,
+    CountTokens,
+    Event,
     Identify,
     Refuse,
     Release,
+    RequestHeaders,
     ReservationAnswered,
     Reserve,
     StreamEnded,
+    TokensCounted,
 )
 from tollhouse.core.catalog import Catalog
+from tollhouse.core.experience import Experience
 from tollhouse.core.ids import exchange_id
-from tollhouse.core.limits import Reservation
+from tollhouse.core.limits import Measure
 from tollhouse.core.problems import Kind, Problem, ProtocolError, Unavailable
+from tollhouse.core.reservation import Granted, Refused, Reservation
 from tollhouse.extproc.convert import (
     from_pb_request,
     to_pb_admit,
     to_pb_answer,
+    to_pb_hold,
     to_pb_identify,
     to_pb_problem,
 )
+from tollhouse.extproc.ladder import Ladder
 from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 _log = structlog.get_logger()
@@ -51,13 +58,32 @@ _AWAY = Problem(
 )
 
 
-class ExternalProcessorServicer:
-    """Admits or refuses; never sees a response."""
+HOLD_STEP_SECONDS = 0.05
+"""How often a held request asks again: a Redis call each."""
+MOST_HELD = 256
+"""Requests held at once, per worker; one more is refused at once."""
 
-    def __init__(self, catalog: Catalog, limiter: Limiter, proof: bytes) -> None:
+
+class ExternalProcessorServicer:
+    """Admits or refuses; never sees a response.
+
+    `catalog` gives what is on offer now: it is asked once for each request.
+    """
+
+    def __init__(
+        self,
+        catalog: Callable[[], Catalog],
+        experience: Experience,
+        tokenizers: Tokenizers,
+        ladder: Ladder,
+        proof: bytes,
+    ) -> None:
         self._catalog = catalog
-        self._limiter = limiter
+        self._experience = experience
+        self._tokenizers = tokenizers
+        self._ladder = ladder
         self._proof = proof
+        self._held = 0
         self._releases: set[asyncio.Task[None]] = set()
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -79,12 +105,28 @@ class ExternalProcessorServicer:
     ) -> AsyncIterator[bytes]:
         """Run one admission over one stream."""
         id_ = exchange_id(time.time_ns() // 1_000_000, os.urandom(10))
-        admission = Admission(id_, self._catalog)
+        admission = Admission(id_, self._catalog(), self._experience)
+        is_grpc = False
         try:
             async for message in messages:
-                command = admission.receive(from_pb_request(message))
+                event: Event = from_pb_request(message)
+                if isinstance(event, RequestHeaders):
+                    is_grpc = event.is_grpc
+                command = admission.receive(event)
+                if isinstance(command, CountTokens):
+                    counted = await self._tokenizers.count(command.model, command.texts)
+                    command = admission.receive(TokensCounted(counted))
                 if isinstance(command, Reserve):
-                    command = await self._reserve(admission, command.reservation)
+                    try:
+                        verdict = await self._reserve(command)
+                        if _may_be_held(verdict, command) and self._held < MOST_HELD:
+                            yield to_pb_hold(command.hold_seconds)
+                            verdict = await self._hold(command, verdict)
+                    except Unavailable as error:
+                        _log.warning("reservation.failed", reason=str(error))
+                        command = Refuse(_AWAY)
+                    else:
+                        command = admission.receive(ReservationAnswered(verdict))
                 match command:
                     case Identify():
                         yield to_pb_identify(command)
@@ -96,7 +138,7 @@ class ExternalProcessorServicer:
                         return
                     case Refuse(problem):
                         _report(problem, id_)
-                        yield to_pb_problem(problem)
+                        yield to_pb_problem(problem, is_grpc=is_grpc)
                         return
         except ProtocolError as error:
             _log.error("admission.failed", exchange_id=id_, reason=str(error))
@@ -113,15 +155,23 @@ class ExternalProcessorServicer:
         """Wait for the releases under way; call it once the server has stopped."""
         await asyncio.gather(*self._releases)
 
-    async def _reserve(
-        self, admission: Admission, reservation: Reservation
-    ) -> Command | None:
+    async def _reserve(self, command: Reserve) -> Granted | Refused:
+        return await self._ladder.reserve(command.reservation, command.redis_down)
+
+    async def _hold(
+        self, command: Reserve, verdict: Granted | Refused
+    ) -> Granted | Refused:
+        """Ask again until there is room, something else refuses, or the time is up."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + command.hold_seconds
+        self._held += 1
         try:
-            verdict = await self._limiter.reserve(reservation)
-        except Unavailable as error:
-            _log.warning("reservation.failed", reason=str(error))
-            return Refuse(_AWAY)
-        return admission.receive(ReservationAnswered(verdict))
+            while _may_be_held(verdict, command) and (left := until - clock()) > 0:
+                await asyncio.sleep(min(HOLD_STEP_SECONDS, left))
+                verdict = await self._reserve(command)
+        finally:
+            self._held -= 1
+        return verdict
 
     def _release_later(self, reservation: Reservation) -> None:
         task = asyncio.create_task(self._release(reservation))
@@ -130,10 +180,19 @@ class ExternalProcessorServicer:
 
     async def _release(self, reservation: Reservation) -> None:
         try:
-            await self._limiter.release(reservation)
+            await self._ladder.release(reservation)
         except Unavailable:
             # The ledger's end line, which has no `admitted`, releases it later.
             _log.warning("release.postponed", exchange_id=reservation.exchange_id)
+
+
+def _may_be_held(verdict: Granted | Refused, command: Reserve) -> bool:
+    """Whether time may help: the model is full, the client over no limit of its own."""
+    return (
+        isinstance(verdict, Refused)
+        and command.hold_seconds > 0
+        and verdict.limit.measure is Measure.CAPACITY
+    )
 
 
 def _report(problem: Problem, id_: str) -> None:

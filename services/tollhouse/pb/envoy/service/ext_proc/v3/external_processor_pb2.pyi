@@ -9,6 +9,7 @@ from collections import abc as _abc
 from tollhouse.pb.envoy.config.core.v3 import base_pb2 as _base_pb2
 from tollhouse.pb.envoy.type.v3 import http_status_pb2 as _http_status_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
@@ -148,6 +149,7 @@ class ProcessingResponse(_message.Message):
     REQUEST_BODY_FIELD_NUMBER: _builtins.int
     IMMEDIATE_RESPONSE_FIELD_NUMBER: _builtins.int
     DYNAMIC_METADATA_FIELD_NUMBER: _builtins.int
+    OVERRIDE_MESSAGE_TIMEOUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def request_headers(self) -> Global___HeadersResponse: ...
     @_builtins.property
@@ -158,6 +160,12 @@ class ProcessingResponse(_message.Message):
     def dynamic_metadata(self) -> _struct_pb2.Struct:
         """Top-level names are namespaces; only those the filter accepts are taken."""
 
+    @_builtins.property
+    def override_message_timeout(self) -> _duration_pb2.Duration:
+        """Sent alone and before an answer: the answer may take this long from now on.
+        Once per message, at most the filter's max_message_timeout.
+        """
+
     def __init__(
         self,
         *,
@@ -165,10 +173,11 @@ class ProcessingResponse(_message.Message):
         request_body: Global___BodyResponse | None = ...,
         immediate_response: Global___ImmediateResponse | None = ...,
         dynamic_metadata: _struct_pb2.Struct | None = ...,
+        override_message_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dynamic_metadata", b"dynamic_metadata", "immediate_response", b"immediate_response", "request_body", b"request_body", "request_headers", b"request_headers", "response", b"response"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dynamic_metadata", b"dynamic_metadata", "immediate_response", b"immediate_response", "override_message_timeout", b"override_message_timeout", "request_body", b"request_body", "request_headers", b"request_headers", "response", b"response"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dynamic_metadata", b"dynamic_metadata", "immediate_response", b"immediate_response", "request_body", b"request_body", "request_headers", b"request_headers", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dynamic_metadata", b"dynamic_metadata", "immediate_response", b"immediate_response", "override_message_timeout", b"override_message_timeout", "request_body", b"request_body", "request_headers", b"request_headers", "response", b"response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["request_headers", "request_body", "immediate_response"]  # noqa: Y015
     _WhichOneofArgType_response: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
@@ -269,25 +278,51 @@ class ImmediateResponse(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
     BODY_FIELD_NUMBER: _builtins.int
+    GRPC_STATUS_FIELD_NUMBER: _builtins.int
     body: _builtins.bytes
+    """To a gRPC client: grpc-message."""
     @_builtins.property
     def status(self) -> _http_status_pb2.HttpStatus: ...
     @_builtins.property
     def headers(self) -> Global___HeaderMutation: ...
+    @_builtins.property
+    def grpc_status(self) -> Global___GrpcStatus:
+        """To a gRPC client, in place of what Envoy makes of the HTTP status."""
+
     def __init__(
         self,
         *,
         status: _http_status_pb2.HttpStatus | None = ...,
         headers: Global___HeaderMutation | None = ...,
         body: _builtins.bytes = ...,
+        grpc_status: Global___GrpcStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grpc_status", b"grpc_status", "headers", b"headers", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "headers", b"headers", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "grpc_status", b"grpc_status", "headers", b"headers", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImmediateResponse: _TypeAlias = ImmediateResponse  # noqa: Y015
+
+@_typing.final
+class GrpcStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    status: _builtins.int
+    def __init__(
+        self,
+        *,
+        status: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrpcStatus: _TypeAlias = GrpcStatus  # noqa: Y015
 
 @_typing.final
 class HeaderMutation(_message.Message):
