@@ -117,11 +117,12 @@ class Plan:
     priority: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Catalog:
     """Everything on offer, replaced whole when tollhouse.yaml changes.
 
-    `limits` are those of the whole gateway.
+    `limits` are those of the whole gateway. Compares by identity: what was worked out
+    for one catalog is kept under it.
     """
 
     models: Mapping[str, Model]

@@ -77,12 +77,17 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The authenticated caller."""
+    """The authenticated caller.
+
+    `overrides`: where its limits differ from the plan's (core.entitlement), empty for
+    nowhere.
+    """
 
     tenant: str
     key_id: str
     plan: str
     scopes: tuple[Scope, ...]
+    overrides: str = ""
 
 
 @dataclass(frozen=True, slots=True)
