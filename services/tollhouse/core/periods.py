@@ -10,6 +10,9 @@ from zoneinfo import ZoneInfo
 
 from tollhouse.core.limits import Measure
 
+QUARTER_MS = 900_000
+"""Whichever the zone, a period lasts whole quarters of an hour."""
+
 
 @dataclass(frozen=True, slots=True)
 class Period:
@@ -26,16 +29,14 @@ def period(measure: Measure, zone: str, at_ms: int) -> Period:
     `zone` is an IANA name; raises ZoneInfoNotFoundError for another. Days are as long
     as the zone makes them: 23 or 25 hours when clocks change.
     """
-    # By the hour: no zone changes its date within one, but for the historical few
-    # that changed at odd seconds.
-    found = _period(measure.is_daily, zone, at_ms // 900_000)
-    return found
+    # By the quarter of an hour: no zone's date changes within one.
+    return _period(measure.is_daily, zone, at_ms // QUARTER_MS)
 
 
 @lru_cache(maxsize=1024)
 def _period(daily: bool, zone: str, quarter: int) -> Period:  # noqa: FBT001
     place = ZoneInfo(zone)
-    here = datetime.fromtimestamp(quarter * 900, UTC).astimezone(place)
+    here = datetime.fromtimestamp(quarter * QUARTER_MS / 1000, UTC).astimezone(place)
     first = here.date() if daily else here.date().replace(day=1)
     # The month of a day in the next one: 31 days after the first is always in it.
     after = first + timedelta(days=1 if daily else 31)
