@@ -3,37 +3,72 @@
 import math
 from dataclasses import dataclass
 
-from tollhouse.core.catalog import Model, Weights
-from tollhouse.core.openai import Request
+from tollhouse.core.catalog import Model, Policy, Weights
+from tollhouse.core.experience import Experience
+from tollhouse.core.openai import Request, output_cap
 
 MESSAGE_TOKENS = 4
 """What a chat template adds around one message; ChatML's is 3 to 5 tokens."""
 IMAGE_TOKENS = 1024
 """Assumed for an image part until a model says better."""
+LEARNED_MARGIN = 1.1
+"""On top of the mean a model's texts have taught: half of all texts are above it."""
+LEAST_LEARNED_OUTPUT = 32
+"""However short recent answers were: nobody teaches that a long one costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Predicted tokens; the prompt counts once, the output once per choice."""
+    """Predicted tokens; the prompt counts once, the output once per choice.
+
+    `framing` is the part of the input that is not text: chat template and images.
+    """
 
     input_tokens: int
     output_tokens: int
+    framing: int
 
     def units(self, weights: Weights) -> int:
         """What is reserved; nothing is assumed to be cached."""
         return self.input_tokens * weights.input + self.output_tokens * weights.output
 
 
-def estimate(request: Request, model: Model) -> Estimate:
+def estimate(
+    request: Request,
+    model: Model,
+    tenant: str,
+    policy: Policy,
+    experience: Experience,
+    counted: int | None = None,
+) -> Estimate:
     """Predict the tokens of a judged request that fits the model.
 
-    A cap above the model's default output is no prediction: clients name thousands
-    and get hundreds. The default stands; what exceeds it is charged as it happens,
-    by beats and by the settlement.
+    `counted` is what an exact tokenizer made of the text.
+
+    A cap far above what a model usually answers is no prediction: clients name
+    thousands and get hundreds. LEARNED takes what recent answers say; what exceeds it
+    is charged as it happens, by beats and by the settlement. STRICT takes all that the
+    forwarded body may produce.
     """
-    text = math.ceil(request.text_bytes / model.bytes_per_token)
+    text = _text_tokens(request, model, experience) if counted is None else counted
     framing = request.messages * MESSAGE_TOKENS + request.images * IMAGE_TOKENS
-    output = model.default_output_tokens
-    if request.output_cap is not None:
-        output = min(output, request.output_cap)
-    return Estimate(min(text + framing, model.context), output * request.choices)
+    cap = output_cap(request, model)
+    output = min(model.max_output_tokens if cap is None else cap, model.context)
+    if policy is Policy.LEARNED:
+        learned = experience.output(tenant, model.name)
+        if learned is None:
+            output = min(output, model.default_output_tokens)
+        else:
+            output = min(output, max(learned, LEAST_LEARNED_OUTPUT))
+    return Estimate(
+        input_tokens=min(text + framing, model.context),
+        output_tokens=output * request.choices,
+        framing=framing,
+    )
+
+
+def _text_tokens(request: Request, model: Model, experience: Experience) -> int:
+    ratio = experience.bytes_per_token(model.name)
+    if ratio is None:
+        return math.ceil(request.text_bytes / model.bytes_per_token)
+    return math.ceil(request.text_bytes / ratio * LEARNED_MARGIN)
