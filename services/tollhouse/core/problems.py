@@ -17,11 +17,16 @@ class Unavailable(Exception):
 
     `transient` says whether trying again later can help. In the way of a request it
     becomes a 503; behind it the work waits and is repeated under the same id.
+    `ours` says that the time was lost here, most of it: our own event loop or the
+    whole machine stood still, and nothing is known of the dependency.
     """
 
-    def __init__(self, what: str, *, transient: bool = True) -> None:
+    def __init__(
+        self, what: str, *, transient: bool = True, ours: bool = False
+    ) -> None:
         super().__init__(what)
         self.transient = transient
+        self.ours = ours
 
 
 class ProtocolError(Exception):

@@ -221,6 +221,35 @@ def test_our_own_lag_is_not_redis_being_slow(run, server):
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_what_our_own_lag_cost_is_told(run, server):
+    """The breaker counts what Redis left unanswered, not what we were too busy for."""
+
+    async def scenario():
+        client = await Redis.connect(server.url, budget_seconds=0.05)
+        server.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(Unavailable, match="too long") as caught:
+            await client.call("PING")
+        assert not caught.value.ours
+
+        before_it_was_sent = asyncio.create_task(client.call("PING"))
+        asyncio.get_running_loop().call_soon(time.sleep, 0.1)
+        with pytest.raises(Unavailable, match="too long") as caught:
+            await before_it_was_sent
+        assert caught.value.ours
+
+        while_it_was_due = asyncio.create_task(client.call("PING"))
+        await asyncio.sleep(0.02)
+        time.sleep(0.1)  # noqa: ASYNC251 - a loop that lags
+        with pytest.raises(Unavailable, match="too long") as caught:
+            await while_it_was_due
+        assert caught.value.ours
+        server.process.send_signal(signal.SIGCONT)
+        await client.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 def test_every_call_is_watched(run, server):
     """Also those made while an earlier one is due."""
 

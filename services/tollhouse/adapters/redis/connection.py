@@ -1,6 +1,7 @@
 """One connection to Redis: bytes out, replies in, each to whom it belongs."""
 
 import asyncio
+import math
 import re
 from collections import deque
 from typing import Any, cast
@@ -28,6 +29,7 @@ _REFUSING = frozenset(("NOAUTH", "WRONGPASS", "NOPERM", "DENIED"))
 """Error codes of a Redis that does not want us: an operator has to act."""
 _INSIDE_SCRIPT = re.compile(r"-([A-Z]+) ")
 """Redis 6.2 wraps what a script's command failed with in an ERR of its own."""
+_LOST = "the connection to Redis is lost"
 _MISSING = object()
 
 
@@ -65,15 +67,39 @@ class Batch:
     holds an exception: nobody may be left to retrieve that.
     """
 
-    __slots__ = ("deadline", "future", "replies", "wanted")
+    __slots__ = ("deadline", "future", "half_time", "replies", "wanted", "write")
 
     def __init__(
-        self, future: "asyncio.Future[list[Any]]", wanted: int, deadline: float
+        self,
+        future: "asyncio.Future[list[Any]]",
+        wanted: int,
+        *,
+        write: "_Write",
+        made: float,
+        budget_seconds: float,
     ) -> None:
         self.future = future
         self.wanted = wanted
-        self.deadline = deadline
+        self.write = write
+        self.half_time = made + budget_seconds / 2
+        self.deadline = made + budget_seconds
         self.replies: list[Any] = []
+
+    def give_up(self, reason: str, *, ours: bool = False) -> None:
+        """End it with Unavailable."""
+        if not self.future.done():
+            self.future.set_result([Unavailable(reason, ours=ours)])
+
+
+class _Write:
+    """What one turn of the loop sends."""
+
+    __slots__ = ("at", "packed")
+
+    def __init__(self) -> None:
+        self.packed: list[bytes] = []
+        self.at = math.inf
+        """When it was sent."""
 
 
 class Connection(asyncio.Protocol):
@@ -84,28 +110,33 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._reader = Reader(replyError=RedisReplyError, notEnoughData=_MISSING)
-        self._unsent: list[bytes] = []
+        self._unsent = _Write()
         self._waiting: deque[Batch] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._has_waited = False
+        self._lag = 0.0
 
     def send(self, packed: bytes, wanted: int, budget_seconds: float) -> Batch:
         """Send packed commands with this turn's others; raises Unavailable if full."""
         if len(self._waiting) >= MOST_WAITING:
             raise Unavailable("Redis is behind")
-        loop = self._loop
-        deadline = loop.time() + budget_seconds
-        batch = Batch(loop.create_future(), wanted, deadline)
+        loop, write = self._loop, self._unsent
+        batch = Batch(
+            loop.create_future(),
+            wanted,
+            write=write,
+            made=loop.time(),
+            budget_seconds=budget_seconds,
+        )
         if self.lost.is_set():
-            batch.future.set_result([Unavailable("the connection to Redis is lost")])
+            batch.future.set_result([Unavailable(_LOST)])
             return batch
-        if not self._unsent:
+        if not write.packed:
             loop.call_soon(self._flush)
-        self._unsent.append(packed)
+        write.packed.append(packed)
         self._waiting.append(batch)
-        if self._timer is None or deadline < self._timer_at:
-            self._set_timer(deadline)
+        if self._timer is None or batch.deadline < self._timer_at:
+            self._set_timer(batch.deadline)
         return batch
 
     def abort(self) -> None:
@@ -141,14 +172,16 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         for batch in self._waiting:
-            _give_up(batch, "the connection to Redis is lost")
+            batch.give_up(_LOST)
         self._waiting.clear()
-        self._unsent.clear()
+        self._unsent.packed.clear()
 
     def _flush(self) -> None:
-        if self._unsent and self._transport is not None:
-            self._transport.write(b"".join(self._unsent))
-            self._unsent.clear()
+        write = self._unsent
+        if write.packed and self._transport is not None:
+            self._transport.write(b"".join(write.packed))
+            write.at = self._loop.time()
+            self._unsent = _Write()
 
     def _set_timer(self, when: float) -> None:
         if self._timer is not None:
@@ -161,16 +194,18 @@ class Connection(asyncio.Protocol):
         """End what is overdue, unless our own loop was late: then read first."""
         now = self._loop.time()
         self._timer = None
-        if now - self._timer_at > _LATE_SECONDS and not self._has_waited:
+        if now - self._timer_at > _LATE_SECONDS and not self._lag:
             # uvloop runs timers before it reads: the replies may be waiting for us.
-            self._has_waited = True
+            self._lag = now - self._timer_at
             self._set_timer(now + _LATE_SECONDS / 2)
             return
-        self._has_waited = False
+        lag, self._lag = self._lag, 0.0
         next_check = None
         for batch in self._waiting:
             if batch.deadline <= now:
-                _give_up(batch, "Redis took too long")
+                # Half the budget lost before the write or by the lag: no fair trial.
+                ours = batch.write.at + lag > batch.half_time
+                batch.give_up("Redis took too long", ours=ours)
                 if batch.deadline + STALLED_SECONDS <= now:
                     self.abort()
                     return
@@ -180,8 +215,3 @@ class Connection(asyncio.Protocol):
             next_check = due if next_check is None else min(due, next_check)
         if next_check is not None:
             self._set_timer(next_check)
-
-
-def _give_up(batch: Batch, reason: str) -> None:
-    if not batch.future.done():
-        batch.future.set_result([Unavailable(reason)])
