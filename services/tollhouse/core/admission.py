@@ -243,7 +243,9 @@ class Admission:
         principal, request = self._headers.principal, self._request
         model, entitled = self._model, self._entitlement
         tenant, learned = principal.tenant, self._experience
-        expected = estimate(request, model, tenant, entitled.policy, learned, tokens)
+        expected = estimate(
+            request, model, tenant, entitled.policy, learned, counted=tokens
+        )
         weights, prices = model.weights, model.prices
         units = expected.units(weights)
         self._reservation = Reservation(

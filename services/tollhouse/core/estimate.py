@@ -39,6 +39,7 @@ def estimate(
     tenant: str,
     policy: Policy,
     experience: Experience,
+    *,
     counted: int | None = None,
 ) -> Estimate:
     """Predict the tokens of a judged request that fits the model.

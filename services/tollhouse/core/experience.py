@@ -6,7 +6,6 @@ nothing newer comes.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from tollhouse.core.histogram import MOST_SAMPLES, Quantiles
@@ -39,8 +38,7 @@ class Ratio(NamedTuple):
         return Ratio(*numbers)
 
 
-@dataclass(frozen=True, slots=True)
-class Learned:
+class Learned(NamedTuple):
     """What one level has learned.
 
     `output`: tokens of one choice. `duration`: milliseconds from admission to the end.
