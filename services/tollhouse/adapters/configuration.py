@@ -4,104 +4,50 @@ Every fault is reported at once, each with its path in the file and what to do, 
 that an operator edits once.
 """
 
+from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError
 
-from tollhouse.core.catalog import (
-    MODEL_NAME,
-    Catalog,
-    Model,
-    Operation,
-    Plan,
-    Provider,
-    Weights,
+from tollhouse.adapters.sections import (
+    DEFAULT_BURST_SECONDS,
+    FOLDER,
+    AllowanceSection,
+    EngineSection,
+    ModelSection,
+    Name,
+    PlanSection,
+    Section,
 )
+from tollhouse.core.catalog import Catalog, Model
 from tollhouse.core.limits import Allowance
 
-Count = Annotated[int, Field(ge=1, le=2**53)]
-Name = Annotated[str, Field(pattern=f"^{MODEL_NAME}$")]
+LARGEST_BURST = 2**53 // 1000
+"""Of a limit times its burst seconds: Redis' scripts count in doubles, and 60,000
+grains to a unit (core.buckets)."""
 
 
 class ConfigurationError(Exception):
     """The file can't be used; the text has one line per fault, ready to print."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class WeightsSection(_Section):
-    """Units per token."""
-
-    input: Annotated[int, Field(ge=0, le=1000)] = 1
-    cached_input: Annotated[int, Field(ge=0, le=1000)] = 0
-    output: Annotated[int, Field(ge=1, le=1000)] = 5
-
-
-class ModelSection(_Section):
-    """One model."""
-
-    cluster: Name
-    provider: Provider = Provider.TRITON
-    operations: Annotated[frozenset[Operation], Field(min_length=1)]
-    context: Count
-    default_output_tokens: Count
-    max_output_tokens: Count
-    weights: WeightsSection = WeightsSection()
-    bytes_per_token: Annotated[float, Field(gt=0, le=100)] = 4.0
-    inject_default: bool | None = None
-    created: Annotated[int, Field(ge=0)] = 0
-
-    @model_validator(mode="after")
-    def _sizes(self) -> "ModelSection":
-        if self.default_output_tokens > self.max_output_tokens:
-            raise ValueError("default_output_tokens is above max_output_tokens")
-        if self.max_output_tokens > self.context:
-            raise ValueError("max_output_tokens is above context")
-        return self
-
-
-class AllowanceSection(_Section):
-    """Limits of one scope; a limit left out does not exist."""
-
-    requests_per_minute: Count | None = None
-    units_per_minute: Count | None = None
-    concurrent: Count | None = None
-
-
-class PlanSection(_Section):
-    """One plan."""
-
-    key: AllowanceSection = AllowanceSection()
-    tenant_model: AllowanceSection = AllowanceSection()
-    burst_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
-
-
-class EngineSection(_Section):
-    """Parameters of the local simulated engine; only `tollhouse up` reads them."""
-
-    ttft_ms: Annotated[float, Field(ge=0)] = 40
-    itl_ms: Annotated[float, Field(gt=0)] = 15
-    prefill_ms_per_token: Annotated[float, Field(ge=0)] = 0.05
-    max_num_seqs: Count = 8
-
-
-class Configuration(_Section):
+class Configuration(Section):
     """The whole file."""
 
     models: Annotated[dict[Name, ModelSection], Field(min_length=1)]
     plans: Annotated[dict[Name, PlanSection], Field(min_length=1)]
+    limits: AllowanceSection = AllowanceSection()
     engine: EngineSection = EngineSection()
 
     def catalog(self) -> Catalog:
         """The values the services work with."""
         return Catalog(
-            models={name: _model(name, it) for name, it in self.models.items()},
-            plans={name: _plan(name, it) for name, it in self.plans.items()},
+            models={name: it.model(name) for name, it in self.models.items()},
+            plans={name: it.plan(name) for name, it in self.plans.items()},
+            limits=self.limits.allowance(DEFAULT_BURST_SECONDS),
         )
 
 
@@ -122,10 +68,26 @@ def load(path: Path) -> Configuration:
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}: needs a mapping with `models` and `plans`")
     try:
-        return Configuration.model_validate(content)
+        configuration = Configuration.model_validate(
+            content, context={FOLDER: path.parent}
+        )
     except ValidationError as error:
-        lines = [f"{path}: {_fault(item)}" for item in error.errors()]
-        raise ConfigurationError("\n".join(lines)) from error
+        raise _refusal(path, map(_fault, error.errors())) from error
+    if conflicts := list(_conflicts(configuration)):
+        raise _refusal(path, conflicts)
+    return configuration
+
+
+def places(catalog: Catalog) -> Iterator[tuple[str, Allowance, Collection[Model]]]:
+    """Yield each place with limits: path in the file, values, models it counts."""
+    models = catalog.models.values()
+    for name, plan in catalog.plans.items():
+        yield f"plans.{name}.key", plan.key, models
+        yield f"plans.{name}.tenant", plan.tenant, models
+        yield f"plans.{name}.tenant_model", plan.tenant_model, models
+    for model in models:
+        yield f"models.{model.name}.limits", model.limits, [model]
+    yield "limits", catalog.limits, models
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -146,14 +108,8 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_SECTIONS: dict[str, type[BaseModel]] = {
-    "models": ModelSection,
-    "plans": PlanSection,
-    "weights": WeightsSection,
-    "key": AllowanceSection,
-    "tenant_model": AllowanceSection,
-    "engine": EngineSection,
-}
+def _refusal(path: Path, faults: Iterable[str]) -> ConfigurationError:
+    return ConfigurationError("\n".join(f"{path}: {fault}" for fault in faults))
 
 
 def _fault(item: Any) -> str:
@@ -161,38 +117,43 @@ def _fault(item: Any) -> str:
     if item["type"] != "extra_forbidden":
         return f"{path}: {item['msg'].removeprefix('Value error, ')}"
     *parents, field = (str(part) for part in item["loc"])
-    known = Configuration.model_fields
-    for parent in parents:
-        known = (
-            _SECTIONS[parent].model_fields if parent in _SECTIONS else known
-        )  # names of models and plans stay in their section
+    known = _section(parents).model_fields
     close = get_close_matches(field, known, n=1)
     hint = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known)}"
     return f"{path}: unknown field; {hint}"
 
 
-def _model(name: str, section: ModelSection) -> Model:
-    inject = section.inject_default
-    return Model(
-        name=name,
-        cluster=section.cluster,
-        provider=section.provider,
-        operations=section.operations,
-        context=section.context,
-        default_output_tokens=section.default_output_tokens,
-        max_output_tokens=section.max_output_tokens,
-        weights=Weights(**section.weights.model_dump()),
-        bytes_per_token=section.bytes_per_token,
-        # A foreign server keeps its own default unless the operator says otherwise.
-        inject_default=(
-            section.provider is Provider.TRITON if inject is None else inject
-        ),
-        created=section.created,
-    )
+def _section(path: list[str]) -> type[BaseModel]:
+    """Find the class of a section by its path."""
+    found: type[BaseModel] = Configuration
+    names = iter(path)
+    for name in names:
+        kind: Any = found.model_fields[name].annotation
+        if get_origin(kind) is dict:
+            next(names)
+            kind = get_args(kind)[1]
+        elif get_args(kind):  # a section that may be left out
+            kind = get_args(kind)[0]
+        found = kind
+    return found
 
 
-def _plan(name: str, section: PlanSection) -> Plan:
-    def allowance(limits: AllowanceSection) -> Allowance:
-        return Allowance(**limits.model_dump(), burst_seconds=section.burst_seconds)
-
-    return Plan(name, allowance(section.key), allowance(section.tenant_model))
+def _conflicts(configuration: Configuration) -> Iterator[str]:
+    """Say what each section allows and all together don't."""
+    catalog = configuration.catalog()
+    unpriced = {
+        it for it, section in configuration.models.items() if not section.prices
+    }
+    for path, allowance, models in places(catalog):
+        missing = sorted(unpriced & {model.name for model in models})
+        for name in ("money_per_day", "money_per_month"):
+            if missing and getattr(allowance, name) is not None:
+                remedy = " and ".join(f"models.{it}.prices" for it in missing)
+                yield f"{path}.{name}: money is counted by prices; set {remedy}"
+        largest = int(LARGEST_BURST / allowance.burst_seconds)
+        for name in ("requests_per_minute", "units_per_minute"):
+            if (getattr(allowance, name) or 0) > largest:
+                yield (
+                    f"{path}.{name}: can't be counted exactly with burst_seconds "
+                    f"{allowance.burst_seconds:g}; use {largest:_} or less"
+                )
