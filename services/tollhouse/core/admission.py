@@ -25,8 +25,16 @@ from tollhouse.core.estimate import estimate
 from tollhouse.core.experience import Experience
 from tollhouse.core.identity import Principal, covers
 from tollhouse.core.ids import ExchangeId, created_ms
-from tollhouse.core.openai import Request, fit, forwarded, model_list, output_cap, parse, texts
+from tollhouse.core.openai import (
+    Request,
+    fit,
+    forwarded,
+    model_list,
+    output_cap,
+    parse,
+)
 from tollhouse.core.problems import Kind, Problem, ProtocolError
+from tollhouse.core.prompt import texts
 from tollhouse.core.ratelimit import over_limit
 from tollhouse.core.reservation import Granted, Refused, Reservation, Typical
 from tollhouse.core.usage import Facts
@@ -74,9 +82,7 @@ class StreamEnded(msgspec.Struct, frozen=True):
     """The ext_proc stream is over, in whatever way."""
 
 
-Event = (
-    RequestHeaders | RequestBody | TokensCounted | ReservationAnswered | StreamEnded
-)
+Event = RequestHeaders | RequestBody | TokensCounted | ReservationAnswered | StreamEnded
 
 
 class Identify(msgspec.Struct, frozen=True):
