@@ -65,6 +65,8 @@ def load(path: Path) -> Configuration:
         line = f":{where.line + 1}" if where else ""
         what = getattr(error, "problem", None) or "is not YAML"
         raise ConfigurationError(f"{path}{line}: {what}") from error
+    except (ValueError, RecursionError) as error:  # a date or number that is none
+        raise ConfigurationError(f"{path}: {error}") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}: needs a mapping with `models` and `plans`")
     try:

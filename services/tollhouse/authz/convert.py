@@ -44,6 +44,8 @@ def to_pb_passage(credential: Credential) -> Passage:
     fields["key_id"].string_value = principal.key_id
     fields["plan"].string_value = principal.plan
     fields["scopes"].string_value = " ".join(str(it) for it in principal.scopes)
+    if principal.overrides:
+        fields["overrides"].string_value = principal.overrides
     return Passage(
         credential,
         frozenset(it for it in Permission if may(principal, it)),

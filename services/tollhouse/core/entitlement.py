@@ -15,6 +15,7 @@ import msgspec
 from tollhouse.core.catalog import Catalog, Model, Policy, RedisDown
 from tollhouse.core.identity import Principal
 from tollhouse.core.limits import Allowance, Limit, Measure, Scope
+from tollhouse.core.periods import is_zone
 from tollhouse.core.problems import ProtocolError
 
 UTC: Final = "UTC"
@@ -113,6 +114,8 @@ def combined(key: str, tenant: str, zone: str) -> str:
     """
     if not key and not tenant and zone == UTC:
         return ""
+    if not is_zone(zone):
+        raise ProtocolError(f"not a time zone: {zone!r}")
     owner = decode_overrides(tenant)
     return Overrides(
         key=decode_overrides(key).key,

@@ -5,8 +5,9 @@ A period is named by a number that sorts and reads: 20261120 is a day, 202611 a 
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
 from functools import lru_cache
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from tollhouse.core.limits import Measure
 
@@ -21,6 +22,26 @@ class Period:
     number: int
     starts_ms: int
     ends_ms: int
+
+
+def check_zone(name: str) -> str:
+    """Return a time zone's IANA name. Raises ValueError for one that is none."""
+    # `localtime` is another zone on every machine.
+    known = available_timezones() - {"localtime"}
+    if name not in known:
+        close = get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else "name one as Europe/Berlin"
+        raise ValueError(f"time zone {name!r} is not known; {hint}")
+    return name
+
+
+def is_zone(name: str) -> bool:
+    """Whether budgets can follow this time zone here; quick."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
 
 
 def period(measure: Measure, zone: str, at_ms: int) -> Period:

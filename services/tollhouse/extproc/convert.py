@@ -186,10 +186,13 @@ def _principal(metadata: core_pb.Metadata) -> Principal:
         fields["key_id"].string_value,
         fields["plan"].string_value,
         fields["scopes"].string_value,
+        fields["overrides"].string_value,
     )
 
 
 @lru_cache(maxsize=4096)
-def principal(tenant: str, key_id: str, plan: str, scopes: str) -> Principal:
+def principal(
+    tenant: str, key_id: str, plan: str, scopes: str, overrides: str
+) -> Principal:
     """The caller as authz described it; parsed once per key."""
-    return Principal(tenant, key_id, plan, parse_scopes(scopes))
+    return Principal(tenant, key_id, plan, parse_scopes(scopes), overrides)

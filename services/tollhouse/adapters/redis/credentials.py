@@ -1,11 +1,20 @@
 """Credentials by digest, as authz looks them up; `keyring` writes what is read here."""
 
 from tollhouse.adapters.redis.client import Redis, RedisReplyError, Reply
+from tollhouse.core.entitlement import UTC, combined
 from tollhouse.core.identity import Credential, Principal, parse_scopes
 from tollhouse.core.problems import ProtocolError, Unavailable
 
-_KEY_FIELDS = ("key_id", "tenant", "plan", "scopes", "expires_at", "revoked_at")
-_TENANT_FIELDS = ("plan", "state")
+_KEY_FIELDS = (
+    "key_id",
+    "tenant",
+    "plan",
+    "scopes",
+    "expires_at",
+    "revoked_at",
+    "limits",
+)
+_TENANT_FIELDS = ("plan", "state", "limits", "time_zone")
 
 
 class Credentials:
@@ -25,23 +34,27 @@ class Credentials:
         if tenant is not None:
             commands.append(_read_tenant(tenant))
         key, *owners = await self._read(commands)
-        key_id, tenant_now, plan, scopes, expires_at, revoked_at = key
+        key_id, tenant_now, plan, scopes, expires_at, revoked_at, limits = key
         if not key_id or revoked_at:
             return None
         if tenant_now != tenant:
             owners = await self._read([_read_tenant(tenant_now)])
-        tenant_plan, state = owners[0]
+        tenant_plan, state, tenant_limits, time_zone = owners[0]
         if not tenant_plan:  # the tenant was removed: its keys open nothing
             return None
         try:
             return Credential(
                 Principal(
-                    tenant_now, key_id, plan or tenant_plan, parse_scopes(scopes)
+                    tenant_now,
+                    key_id,
+                    plan or tenant_plan,
+                    parse_scopes(scopes),
+                    combined(limits, tenant_limits, time_zone or UTC),
                 ),
                 expires_at=float(expires_at) if expires_at else None,
                 is_suspended=state != "active",
             )
-        except ValueError as error:
+        except (ValueError, ProtocolError) as error:
             raise ProtocolError(f"key {key_id} can't be read: {error}") from error
 
     async def _read(self, commands: list[tuple[str, ...]]) -> list[list[str]]:
