@@ -7,7 +7,7 @@ Redis is away it stands still: the ledger is the spool.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import structlog
@@ -32,6 +32,7 @@ RETRY_SECONDS = 0.25
 class Settler:
     """The loop over one ledger.
 
+    `learn` is handed what was settled; it must neither wait nor raise.
     `grace_seconds` is how long Redis must be back before leases count as expired: two
     beats, so that every settler has told it about the exchanges that still run.
     """
@@ -44,6 +45,7 @@ class Settler:
         redis: Redis,
         settled: Callable[[set[int]], None],
         *,
+        learn: Callable[[Sequence[Settlement]], None],
         reap_seconds: float = 5.0,
         grace_seconds: float = 10.0,
     ) -> None:
@@ -52,6 +54,7 @@ class Settler:
         self._limiter = limiter
         self._redis = redis
         self._settled = settled
+        self._learn = learn
         self._reap_seconds = reap_seconds
         self._grace_seconds = grace_seconds
         self._caught_up = False
@@ -114,6 +117,7 @@ class Settler:
             lambda: self._limiter.apply(releases, beats, settlements)
         )
         self._settled(shards)
+        self._learn(settlements)
 
     async def _until_available(self, step: Callable[[], Awaitable[_T]]) -> _T:
         while True:

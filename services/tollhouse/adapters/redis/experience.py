@@ -1,0 +1,150 @@
+"""Experience in Redis: what the replicas learn together, and what each knows of it.
+
+Keys: `{s17}:learned:<tenant>:<model>` and `{s17}:learned:<tenant>` in the tenant's
+shard, `{m0}:learned:<model>` in the fleet's slot; hashes, see learn.lua. A level takes
+up to 12 KB, and goes after 30 days in which nobody taught it anything.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from tollhouse.adapters.redis import shards
+from tollhouse.adapters.redis.client import (
+    Argument,
+    Redis,
+    RedisReplyError,
+    Reply,
+    Run,
+    Script,
+    run_all,
+)
+from tollhouse.core.experience import Experience, Learned, Level, Ratio
+from tollhouse.core.histogram import Quantiles, upper_edge
+from tollhouse.core.lesson import Lesson
+from tollhouse.core.problems import Unavailable
+
+KEPT_MS = 30 * 24 * 3_600_000
+LOOK_SECONDS = 0.05
+"""How soon somebody looks whether a level was asked for that nobody knows."""
+REFRESH_SECONDS = 2.0
+"""How old may be what is known of a level that is asked for."""
+LEVELS_AT_ONCE = 256
+"""Read in one go: 1 ms of a worker's event loop."""
+# Nobody waits for it; a slow Redis must not get more to do.
+_BUDGET_SECONDS = 1.0
+
+_learn = Script.load("learn.lua")
+
+
+def key_of(level: Level) -> str:
+    """Where a level's hash is."""
+    if not level.tenant:
+        return f"{{m0}}:learned:{level.model}"
+    model = f":{level.model}" if level.model else ""
+    return f"{{s{shards.shard(level.tenant)}}}:learned:{level.tenant}{model}"
+
+
+class Lessons:
+    """Teaches all replicas, through Redis."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def teach(self, lessons: Iterable[Lesson]) -> None:
+        """Add lessons to the three levels of each.
+
+        Raises what `Redis.call` raises; then any part of them may have been added,
+        and teaching them again does no harm.
+        """
+        batches: dict[Level, _Batch] = {}
+        for lesson in lessons:
+            tenant, model = lesson.tenant, lesson.model
+            for level in (Level(tenant, model), Level(tenant, ""), Level("", model)):
+                batch = batches.get(level)
+                if batch is None:
+                    batch = batches[level] = _Batch()
+                batch.add(lesson)
+        runs = [batch.run(level) for level, batch in batches.items()]
+        await run_all(self._redis, runs, budget_seconds=_BUDGET_SECONDS)
+
+
+class _Batch:
+    """What one level is taught, laid out for learn.lua."""
+
+    def __init__(self) -> None:
+        self._bins: Counter[tuple[str, int, bool]] = Counter()
+        self._ratios: dict[str, Ratio] = {}
+
+    def add(self, lesson: Lesson) -> None:
+        if lesson.output:
+            self._bins["output", upper_edge(lesson.output), lesson.is_cut] += 1
+        self._bins["duration", upper_edge(lesson.duration_ms), False] += 1
+        for name, ratio in (("text", lesson.text), ("refund", lesson.refund)):
+            if ratio is not None:
+                self._ratios[name] = self._ratios.get(name, Ratio()).add(ratio)
+
+    def run(self, level: Level) -> Run:
+        arguments: list[Argument] = [KEPT_MS, len(self._ratios)]
+        for name, ratio in self._ratios.items():
+            arguments += (name, *ratio)
+        for (name, edge, is_cut), count in self._bins.items():
+            arguments += (name, edge, 0 if is_cut else count, count if is_cut else 0)
+        return _learn, [key_of(level)], arguments
+
+
+class Refresher:
+    """Keeps one process' experience as fresh as its requests need it."""
+
+    def __init__(self, redis: Redis, experience: Experience) -> None:
+        self._redis = redis
+        self._experience = experience
+
+    async def run(self) -> None:
+        """Refresh until cancelled; while Redis is away what is known stays."""
+        clock = asyncio.get_running_loop().time
+        due = clock()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            levels = self._experience.wishes
+            if clock() >= due:
+                levels = self._experience.asked
+                due = clock() + REFRESH_SECONDS
+            try:
+                await self.refresh(levels)
+            except Unavailable:
+                # Whoever needs Redis for more says so; the wishes are still there.
+                continue
+
+    async def refresh(self, levels: Sequence[Level]) -> None:
+        """Read these levels. Raises Unavailable; what could be read counts."""
+        for start in range(0, len(levels), LEVELS_AT_ONCE):
+            some = levels[start : start + LEVELS_AT_ONCE]
+            commands = [("HMGET", key_of(level), *Learned._fields) for level in some]
+            replies = await self._redis.call_many(
+                commands, budget_seconds=_BUDGET_SECONDS
+            )
+            read: dict[Level, Learned] = {}
+            failed: RedisReplyError | None = None
+            for level, reply in zip(some, replies, strict=True):
+                if isinstance(reply, RedisReplyError):
+                    failed = reply
+                else:
+                    read[level] = _learned(reply)
+            self._experience.learn(read)
+            if failed is not None:
+                raise Unavailable(f"Redis answered {failed.code}") from failed
+
+
+def _learned(reply: Reply) -> Learned:
+    output, duration, text, refund = map(_numbers, reply)
+    return Learned(
+        output=Quantiles(*output),
+        duration=Quantiles(*duration),
+        text=Ratio(*text),
+        refund=Ratio(*refund),
+    )
+
+
+def _numbers(summary: bytes | None) -> tuple[int, ...]:
+    return tuple(map(int, summary.split())) if summary else ()
