@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tollhouse.adapters.configuration import Configuration
 from tollhouse.adapters.pepper import Pepper
-from tollhouse.adapters.redis.keyring import ACTIVE, Keyring
+from tollhouse.adapters.redis.keyring import Keyring
+from tollhouse.adapters.redis.records import ACTIVE
 from tollhouse.cli.state import write_secret
 
 TENANT = "demo"

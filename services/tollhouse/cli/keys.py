@@ -6,7 +6,7 @@ import sys
 import time
 from datetime import UTC, datetime
 
-from tollhouse.adapters.redis.keyring import ApiKey
+from tollhouse.adapters.redis.records import ApiKey
 from tollhouse.cli import keyring
 from tollhouse.cli.console import Console
 from tollhouse.cli.tenants import warn_of_unknown_plan

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from tollhouse.adapters.configuration import ConfigurationError, load
-from tollhouse.adapters.redis.keyring import Tenant
+from tollhouse.adapters.redis.records import Tenant
 from tollhouse.cli import keyring
 from tollhouse.cli.console import Console
 from tollhouse.cli.places import default_config

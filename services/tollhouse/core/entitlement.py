@@ -107,22 +107,17 @@ def decode_overrides(text: str) -> Overrides:
         raise ProtocolError(f"not overrides of limits: {error}") from error
 
 
-def combined(key: str, tenant: str, zone: str) -> str:
+def combined(key: str, tenant: str) -> str:
     """Make a principal's overrides of what its key and its tenant are kept with.
 
-    Each only speaks for itself. Raises ProtocolError.
+    Raises ProtocolError.
     """
-    if not key and not tenant and zone == UTC:
+    if not key and not tenant:
         return ""
-    if not is_zone(zone):
-        raise ProtocolError(f"not a time zone: {zone!r}")
     owner = decode_overrides(tenant)
-    return Overrides(
-        key=decode_overrides(key).key,
-        tenant=owner.tenant,
-        models=owner.models,
-        zone=zone,
-    ).encode()
+    if not is_zone(owner.zone):
+        raise ProtocolError(f"not a time zone: {owner.zone!r}")
+    return msgspec.structs.replace(owner, key=decode_overrides(key).key).encode()
 
 
 @dataclass(frozen=True, slots=True)

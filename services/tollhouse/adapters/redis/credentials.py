@@ -1,7 +1,7 @@
 """Credentials by digest, as authz looks them up; `keyring` writes what is read here."""
 
 from tollhouse.adapters.redis.client import Redis, RedisReplyError, Reply
-from tollhouse.core.entitlement import UTC, combined
+from tollhouse.core.entitlement import combined
 from tollhouse.core.identity import Credential, Principal, parse_scopes
 from tollhouse.core.problems import ProtocolError, Unavailable
 
@@ -14,7 +14,7 @@ _KEY_FIELDS = (
     "revoked_at",
     "limits",
 )
-_TENANT_FIELDS = ("plan", "state", "limits", "time_zone")
+_TENANT_FIELDS = ("plan", "state", "limits")
 
 
 class Credentials:
@@ -39,7 +39,7 @@ class Credentials:
             return None
         if tenant_now != tenant:
             owners = await self._read([_read_tenant(tenant_now)])
-        tenant_plan, state, tenant_limits, time_zone = owners[0]
+        tenant_plan, state, tenant_limits = owners[0]
         if not tenant_plan:  # the tenant was removed: its keys open nothing
             return None
         try:
@@ -49,7 +49,7 @@ class Credentials:
                     key_id,
                     plan or tenant_plan,
                     parse_scopes(scopes),
-                    combined(limits, tenant_limits, time_zone or UTC),
+                    combined(limits, tenant_limits),
                 ),
                 expires_at=float(expires_at) if expires_at else None,
                 is_suspended=state != "active",

@@ -1,36 +1,34 @@
-"""Tenants and keys, as an operator keeps them: create, list, revoke.
+"""Tenants and keys, as an operator keeps them: create, change, list, revoke.
 
-In Redis, all made and read here and in `credentials`:
-
-    th:tenants           set of tenant names
-    th:tenant:<name>     hash: plan, state (active, suspended), created_at
-    th:keys:<tenant>     set of key ids
-    th:keyid:<key id>    digest of the key
-    th:key:<digest>      hash: key_id, tenant, plan, scopes, label, created_at,
-                         expires_at, revoked_at; an empty field is none
-
-Times are Unix seconds. The key itself is in none of them: only its digest, which is
-worth nothing without the pepper. Blocking: for the command line, not for services.
+Blocking: for the command line, not for services.
 """
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
 
-import redis
+import msgspec
 
 from tollhouse.adapters.pepper import Pepper
+from tollhouse.adapters.redis.blocking import open_blocking, translated
+from tollhouse.adapters.redis.records import (
+    ACTIVE,
+    TENANTS,
+    ApiKey,
+    Tenant,
+    key_entry,
+    key_id_entry,
+    keys_entry,
+    tenant_entry,
+    to_key,
+    to_tenant,
+)
 from tollhouse.core import identity
-from tollhouse.core.problems import Unavailable
+from tollhouse.core.entitlement import AS_PLANNED, UTC, Override, Overrides
+from tollhouse.core.periods import check_zone
 
-ACTIVE: Final = "active"
-SUSPENDED: Final = "suspended"
-
-_TIMEOUT_SECONDS = 3.0
 _LONGEST_LABEL = 64
 
 _Result = TypeVar("_Result")
@@ -38,38 +36,6 @@ _Result = TypeVar("_Result")
 
 class KeyringError(Exception):
     """What was asked for can't be done; one line, ready to print."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tenant:
-    """Who is billed."""
-
-    name: str
-    plan: str
-    state: str
-    created_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """All that is kept of a key. `plan` None: the tenant's."""
-
-    key_id: str
-    tenant: str
-    plan: str | None
-    scopes: str
-    label: str
-    created_at: float
-    expires_at: float | None
-    revoked_at: float | None
-
-    def state(self, now: float) -> str:
-        """`active`, `expired` or `revoked`; `now` is Unix seconds."""
-        if self.revoked_at is not None:
-            return "revoked"
-        if self.expires_at is not None and now >= self.expires_at:
-            return "expired"
-        return ACTIVE
 
 
 class Keyring:
@@ -89,15 +55,7 @@ class Keyring:
         Without a pepper all is there but `create_key` and `find`, which raise
         KeyringError.
         """
-        if urlsplit(url).password is not None:
-            raise ValueError("a Redis URL must not hold a password")
-        # Any: redis-py's types hold for both kinds of replies at once.
-        self._redis: Any = redis.Redis.from_url(
-            url,
-            decode_responses=True,
-            socket_timeout=_TIMEOUT_SECONDS,
-            socket_connect_timeout=_TIMEOUT_SECONDS,
-        )
+        self._redis = open_blocking(url)
         self._pepper = pepper
         self._clock = clock
 
@@ -105,47 +63,105 @@ class Keyring:
         """Give the connection back."""
         self._redis.close()
 
-    def create_tenant(self, name: str, plan: str) -> tuple[Tenant, bool]:
+    def create_tenant(
+        self, name: str, plan: str, time_zone: str | None = None
+    ) -> tuple[Tenant, bool]:
         """Create a tenant, or find it as asked for; True if it is new.
 
-        Raises KeyringError when it exists on another plan: changing what somebody
-        pays is not what `create` is for.
+        Raises KeyringError when it exists on another plan or in another time zone:
+        changing what somebody pays is not what `create` is for. ValueError for a name
+        or time zone that is none.
         """
         identity.check_tenant(name)
+        zone = UTC if time_zone is None else check_zone(time_zone)
         created_at = self._clock()
 
         def create(pipe: Any) -> tuple[Tenant, bool]:
-            fields = pipe.hgetall(_tenant(name))
+            fields = pipe.hgetall(tenant_entry(name))
             if fields:
-                return _to_tenant(name, fields), False
+                return to_tenant(name, fields), False
+            overrides = Overrides(zone=zone)
             pipe.multi()
             pipe.hset(
-                _tenant(name),
-                mapping={"plan": plan, "state": ACTIVE, "created_at": created_at},
+                tenant_entry(name),
+                mapping={
+                    "plan": plan,
+                    "state": ACTIVE,
+                    "created_at": created_at,
+                    "limits": overrides.encode(),
+                },
             )
-            pipe.sadd("th:tenants", name)
-            return Tenant(name, plan, ACTIVE, created_at), True
+            pipe.sadd(TENANTS, name)
+            return Tenant(name, plan, ACTIVE, created_at, overrides), True
 
-        tenant, is_new = self._transaction(create, _tenant(name))
+        tenant, is_new = self._transaction(create, tenant_entry(name))
         if tenant.plan != plan:
             raise KeyringError(
-                f"tenant {name} exists and is on plan {tenant.plan}, not {plan}"
+                f"tenant {name} exists and is on plan {tenant.plan}, not {plan}; "
+                f"to change it: tollhouse tenants set {name} --plan {plan}"
+            )
+        if time_zone is not None and tenant.overrides.zone != zone:
+            raise KeyringError(
+                f"tenant {name} exists and is in {tenant.overrides.zone}, not {zone}; "
+                f"to change it: tollhouse tenants set {name} --time-zone {zone}"
             )
         return tenant, is_new
 
+    def change_tenant(
+        self, name: str, *, plan: str | None = None, time_zone: str | None = None
+    ) -> Tenant:
+        """Put a tenant on another plan, or its budgets into another time zone.
+
+        Raises KeyringError for an unknown tenant, ValueError for a zone that is none.
+        """
+        if time_zone is not None:
+            check_zone(time_zone)
+
+        def change(tenant: Tenant) -> Tenant:
+            zone = tenant.overrides.zone if time_zone is None else time_zone
+            return replace(
+                tenant,
+                plan=tenant.plan if plan is None else plan,
+                overrides=msgspec.structs.replace(tenant.overrides, zone=zone),
+            )
+
+        return self._change_tenant(name, change)
+
+    def override_tenant(
+        self, name: str, model: str | None, change: Callable[[Override], Override]
+    ) -> Tenant:
+        """Change where a tenant's limits, or those on one model, differ from its plan.
+
+        Raises KeyringError for an unknown tenant.
+        """
+
+        def override(tenant: Tenant) -> Tenant:
+            old = tenant.overrides
+            if model is None:
+                new = msgspec.structs.replace(old, tenant=change(old.tenant))
+            else:
+                changed = change(old.models.get(model, AS_PLANNED))
+                models = {**old.models, model: changed}
+                if changed == AS_PLANNED:
+                    del models[model]
+                new = msgspec.structs.replace(old, models=models)
+            return replace(tenant, overrides=new)
+
+        return self._change_tenant(name, override)
+
     def tenants(self) -> list[Tenant]:
         """All tenants by name."""
-        with _translated():
-            names = sorted(self._redis.smembers("th:tenants"))
+        with translated():
+            names = sorted(self._redis.smembers(TENANTS))
             pipe = self._redis.pipeline(transaction=False)
             for name in names:
-                pipe.hgetall(_tenant(name))
+                pipe.hgetall(tenant_entry(name))
             answers = pipe.execute()
-        return [
-            _to_tenant(name, fields)
-            for name, fields in zip(names, answers, strict=True)
-            if fields
-        ]
+            return [
+                to_tenant(name, fields)
+                for name, fields in zip(names, answers, strict=True)
+                if fields
+            ]
 
     def create_key(
         self,
@@ -182,17 +198,17 @@ class Keyring:
         }
 
         def create(pipe: Any) -> None:
-            if not pipe.exists(_tenant(tenant)):
+            if not pipe.exists(tenant_entry(tenant)):
                 raise KeyringError(
                     f"no tenant {tenant}; create it first: "
                     f"tollhouse tenants create {tenant} --plan PLAN"
                 )
             pipe.multi()
-            pipe.hset(_key(digest), mapping=fields)
-            pipe.set(_key_id(key_id), digest)
-            pipe.sadd(_keys(tenant), key_id)
+            pipe.hset(key_entry(digest), mapping=fields)
+            pipe.set(key_id_entry(key_id), digest)
+            pipe.sadd(keys_entry(tenant), key_id)
 
-        self._transaction(create, _tenant(tenant), _key_id(key_id))
+        self._transaction(create, tenant_entry(tenant), key_id_entry(key_id))
         return key, ApiKey(
             key_id, tenant, plan, checked, label, now, expires_at, revoked_at=None
         )
@@ -201,45 +217,89 @@ class Keyring:
         """All keys, or one tenant's, oldest first; revoked and expired ones too."""
         if tenant is not None:
             identity.check_tenant(tenant)
-        with _translated():
-            if tenant is not None and not self._redis.exists(_tenant(tenant)):
+        with translated():
+            if tenant is not None and not self._redis.exists(tenant_entry(tenant)):
                 raise KeyringError(f"no tenant {tenant}; see: tollhouse tenants list")
-            names = [tenant] if tenant else sorted(self._redis.smembers("th:tenants"))
-            ids = [it for name in names for it in self._redis.smembers(_keys(name))]
-            digests = self._redis.mget([_key_id(it) for it in ids]) if ids else []
+            names = [tenant] if tenant else sorted(self._redis.smembers(TENANTS))
+            ids = [
+                it for name in names for it in self._redis.smembers(keys_entry(name))
+            ]
+            digests = self._redis.mget([key_id_entry(it) for it in ids]) if ids else []
             pipe = self._redis.pipeline(transaction=False)
             for digest in digests:
-                pipe.hgetall(_key(digest))
-            answers = pipe.execute()
-        found = [_to_key(fields) for fields in answers if fields]
+                pipe.hgetall(key_entry(digest))
+            found = [to_key(fields) for fields in pipe.execute() if fields]
         return sorted(found, key=lambda key: (key.tenant, key.created_at, key.key_id))
 
     def find(self, key: str) -> ApiKey | None:
         """The key's record, None if this Redis and pepper don't know it."""
-        with _translated():
-            fields = self._redis.hgetall(_key(self._digest(key)))
-        return _to_key(fields) if fields else None
+        with translated():
+            fields = self._redis.hgetall(key_entry(self._digest(key)))
+            return to_key(fields) if fields else None
 
     def revoke(self, key_id: str) -> tuple[ApiKey, bool]:
         """End a key for good; False if it was ended before.
 
         Every worker refuses it once what it remembers is two seconds old.
         """
-        identity.check_key_id(key_id)
         now = self._clock()
+        was_revoked = False
 
-        def revoke(pipe: Any) -> tuple[ApiKey, bool]:
-            digest = pipe.get(_key_id(key_id))
-            fields = pipe.hgetall(_key(digest)) if digest else {}
+        def revoke(key: ApiKey) -> ApiKey:
+            nonlocal was_revoked
+            was_revoked = key.revoked_at is not None
+            return key if was_revoked else replace(key, revoked_at=now)
+
+        return self._change_key(key_id, revoke), not was_revoked
+
+    def override_key(
+        self, key_id: str, change: Callable[[Override], Override]
+    ) -> ApiKey:
+        """Change where a key's limits differ from its plan.
+
+        Raises KeyringError for an unknown key.
+        """
+        return self._change_key(
+            key_id, lambda key: replace(key, override=change(key.override))
+        )
+
+    def _change_tenant(self, name: str, change: Callable[[Tenant], Tenant]) -> Tenant:
+        identity.check_tenant(name)
+
+        def steps(pipe: Any) -> Tenant:
+            fields = pipe.hgetall(tenant_entry(name))
+            if not fields:
+                raise KeyringError(f"no tenant {name}; see: tollhouse tenants list")
+            tenant = change(to_tenant(name, fields))
+            pipe.multi()
+            limits = tenant.overrides.encode()
+            pipe.hset(
+                tenant_entry(name), mapping={"plan": tenant.plan, "limits": limits}
+            )
+            return tenant
+
+        return self._transaction(steps, tenant_entry(name))
+
+    def _change_key(self, key_id: str, change: Callable[[ApiKey], ApiKey]) -> ApiKey:
+        identity.check_key_id(key_id)
+
+        def steps(pipe: Any) -> ApiKey:
+            digest = pipe.get(key_id_entry(key_id))
+            if digest:
+                pipe.watch(key_entry(digest))
+            fields = pipe.hgetall(key_entry(digest)) if digest else {}
             if not fields:
                 raise KeyringError(f"no key {key_id}; see: tollhouse keys list")
+            key = change(to_key(fields))
+            revoked_at = "" if key.revoked_at is None else key.revoked_at
+            limits = Overrides(key=key.override).encode()
             pipe.multi()
-            if fields["revoked_at"]:
-                return _to_key(fields), False
-            pipe.hset(_key(digest), "revoked_at", now)
-            return _to_key({**fields, "revoked_at": now}), True
+            pipe.hset(
+                key_entry(digest), mapping={"revoked_at": revoked_at, "limits": limits}
+            )
+            return key
 
-        return self._transaction(revoke, _key_id(key_id))
+        return self._transaction(steps, key_id_entry(key_id))
 
     def _digest(self, key: str) -> str:
         if self._pepper is None:
@@ -248,24 +308,11 @@ class Keyring:
 
     def _transaction(self, steps: Callable[[Any], _Result], *watched: str) -> _Result:
         """Run steps as one change; again from the start if a watched key moved."""
-        with _translated():
+        with translated():
             result: _Result = self._redis.transaction(
                 steps, *watched, value_from_callable=True
             )
         return result
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Keep the vendor's exceptions in here."""
-    try:
-        yield
-    except redis.ConnectionError as error:
-        raise Unavailable(f"Redis can't be reached: {error}") from error
-    except redis.TimeoutError as error:
-        raise Unavailable("Redis does not answer") from error
-    except redis.RedisError as error:
-        raise Unavailable(f"Redis refused: {error}", transient=False) from error
 
 
 def _draw() -> tuple[str, str]:
@@ -278,36 +325,3 @@ def _draw() -> tuple[str, str]:
 
 def _letters(alphabet: str, length: int) -> str:
     return "".join(secrets.choice(alphabet) for _ in range(length))
-
-
-def _tenant(name: str) -> str:
-    return f"th:tenant:{name}"
-
-
-def _keys(tenant: str) -> str:
-    return f"th:keys:{tenant}"
-
-
-def _key_id(key_id: str) -> str:
-    return f"th:keyid:{key_id}"
-
-
-def _key(digest: str) -> str:
-    return f"th:key:{digest}"
-
-
-def _to_tenant(name: str, fields: dict[str, Any]) -> Tenant:
-    return Tenant(name, fields["plan"], fields["state"], float(fields["created_at"]))
-
-
-def _to_key(fields: dict[str, Any]) -> ApiKey:
-    return ApiKey(
-        key_id=fields["key_id"],
-        tenant=fields["tenant"],
-        plan=fields["plan"] or None,
-        scopes=fields["scopes"],
-        label=fields["label"],
-        created_at=float(fields["created_at"]),
-        expires_at=float(fields["expires_at"]) if fields["expires_at"] else None,
-        revoked_at=float(fields["revoked_at"]) if fields["revoked_at"] else None,
-    )

@@ -1,0 +1,45 @@
+"""A Redis for the command line: calls wait, and fail as everything of ours fails."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+
+from tollhouse.core.problems import ProtocolError, Unavailable
+
+_TIMEOUT_SECONDS = 3.0
+
+
+def open_blocking(url: str) -> Any:
+    """Make a client that connects on first use; its replies are text.
+
+    Raises ValueError for a URL that can't be one or holds a password.
+    """
+    if urlsplit(url).password is not None:
+        raise ValueError("a Redis URL must not hold a password")
+    # Any: redis-py's types hold for both kinds of replies at once.
+    return redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=_TIMEOUT_SECONDS,
+        socket_connect_timeout=_TIMEOUT_SECONDS,
+    )
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Keep the vendor's exceptions in here: what they stop is Unavailable."""
+    try:
+        yield
+    except redis.ConnectionError as error:
+        raise Unavailable(f"Redis can't be reached: {error}") from error
+    except redis.TimeoutError as error:
+        raise Unavailable("Redis does not answer") from error
+    except redis.RedisError as error:
+        raise Unavailable(f"Redis refused: {error}", transient=False) from error
+    except ProtocolError as error:
+        raise Unavailable(
+            f"Redis holds what this release can't read: {error}", transient=False
+        ) from error
