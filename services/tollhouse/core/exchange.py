@@ -5,7 +5,7 @@
                 │        └── reap ────────────────────────────────────────▶ ┘
                 └── release ──▶ RELEASED ── settle ──▶ SETTLED
 
-A pure function (stored state, event) → (new state, record, what the buckets get). Each
+A pure function (stored state, event) → (new state, record, what the limits get). Each
 event may come late, twice or after the state was lost, from any worker; an admitted
 exchange still gets exactly one record, and what the limits were charged is what the
 record says, except that an abandoned exchange keeps its reservation.
@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from tollhouse.core.ids import created_ms
+from tollhouse.core.room import Costs
 from tollhouse.core.usage import (
     ADJUSTMENT_SUFFIX,
     CountSource,
@@ -95,18 +96,18 @@ Event = Reserve | Release | Beat | Settlement | Reap
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """Open: holds a lease; `charged` units are taken from the buckets."""
+    """Open: holds a lease; `charged` is taken from the limits."""
 
     facts: Facts
-    charged: int
+    charged: Costs
     last_beat: Beat | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Abandoned:
-    """Reaped: `record` was written, `charged` units stay taken."""
+    """Reaped: `record` was written, `charged` stays taken."""
 
-    charged: int
+    charged: Costs
     record: UsageRecord
 
 
@@ -120,17 +121,19 @@ class Released:
     """Over before it began: a RESERVE that comes now is refused."""
 
 
+NOTHING = Costs(0, 0)
+
 Stored = Reserved | Abandoned | Settled | Released | None
 """None: unknown, or lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an event leads to; units and requests are charged, or refunded if < 0."""
+    """What an event leads to; `costs` and requests are charged, or refunded if < 0."""
 
     stored: Stored
     record: UsageRecord | None = None
-    units: int = 0
+    costs: Costs = NOTHING
     requests: int = 0
 
 
@@ -154,29 +157,34 @@ def advance(stored: Stored, event: Event, now_ms: int) -> Outcome:
 def _reserve(stored: Stored, event: Reserve) -> Outcome:
     if stored is not None:
         return Outcome(stored)
-    units = event.facts.reserved_units
-    return Outcome(Reserved(event.facts, units), units=units, requests=1)
+    costs = Costs.of(event.facts)
+    return Outcome(Reserved(event.facts, costs), costs=costs, requests=1)
 
 
 def _beat(stored: Stored, event: Beat, now_ms: int) -> Outcome:
     if stored is None and now_ms - event.at_ms <= RESTORE_MS:
-        stored = Reserved(event.facts, 0)
+        stored = Reserved(event.facts, NOTHING)
     if not isinstance(stored, Reserved):
         return Outcome(stored)
     last = stored.last_beat
     if last is not None:
         usage = event.usage.at_least(last.usage)
         event = replace(last if last.at_ms > event.at_ms else event, usage=usage)
-    charged = max(stored.charged, event.usage.units(event.facts.weights))
+    charged = stored.charged.at_least(_used(event))
     return Outcome(
-        Reserved(stored.facts, charged, event), units=charged - stored.charged
+        Reserved(stored.facts, charged, event), costs=charged - stored.charged
     )
+
+
+def _used(event: Beat | Settlement) -> Costs:
+    facts, usage = event.facts, event.usage
+    return Costs(usage.units(facts.weights), usage.units(facts.prices))
 
 
 def _settle(stored: Stored, event: Settlement, now_ms: int) -> Outcome:
     if isinstance(stored, Settled):
         return Outcome(stored)
-    charged = stored.charged if isinstance(stored, Reserved | Abandoned) else 0
+    charged = stored.charged if isinstance(stored, Reserved | Abandoned) else NOTHING
     record = UsageRecord(
         record_id=event.exchange_id,
         kind=event.kind,
@@ -189,12 +197,12 @@ def _settle(stored: Stored, event: Settlement, now_ms: int) -> Outcome:
         flags=event.flags,
         facts=event.facts,
     )
-    units = event.usage.units(event.facts.weights) - charged
+    costs = _used(event) - charged
     if stored is None and now_ms - record.ended_ms > RESTORE_MS:
-        units = 0
+        costs = NOTHING
     if isinstance(stored, Abandoned):
-        return Outcome(Settled(), _adjustment(stored.record, record), units)
-    return Outcome(Settled(), record, units)
+        return Outcome(Settled(), _adjustment(stored.record, record), costs)
+    return Outcome(Settled(), record, costs)
 
 
 def _adjustment(wrong: UsageRecord, right: UsageRecord) -> UsageRecord | None:
@@ -216,7 +224,7 @@ def _release(stored: Stored, event: Release, now_ms: int) -> Outcome:
         case None | Released():
             return Outcome(Released())
         case Reserved():
-            return Outcome(Released(), units=-stored.charged, requests=-1)
+            return Outcome(Released(), costs=NOTHING - stored.charged, requests=-1)
         case Abandoned():
             reaped = stored.record
             nothing = nothing_used(

@@ -14,6 +14,9 @@ from tollhouse.core.limits import Measure
 QUARTER_MS = 900_000
 """Whichever the zone, a period lasts whole quarters of an hour."""
 
+KEPT = timedelta(days=3, hours=14)
+"""For how long an ended period takes late settlements; a zone is 14 hours off at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Period:
@@ -72,3 +75,11 @@ def _period(daily: bool, zone: str, quarter: int) -> Period:  # noqa: FBT001
 
 def _midnight(year: int, month: int, day: int, place: ZoneInfo) -> int:
     return round(datetime(year, month, day, tzinfo=place).timestamp() * 1000)
+
+
+@lru_cache(maxsize=1024)
+def forgotten_ms(measure: Measure, number: int) -> int:
+    """When nothing counts in a period any more: `KEPT` after its end."""
+    first = datetime.strptime(str(number), "%Y%m%d" if measure.is_daily else "%Y%m")
+    after = first.replace(tzinfo=UTC) + timedelta(days=1 if measure.is_daily else 31)
+    return round((after + KEPT).timestamp() * 1000)

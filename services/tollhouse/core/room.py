@@ -39,6 +39,14 @@ class Costs:
         )
         return cls(facts.reserved_units, money)
 
+    def __sub__(self, other: "Costs") -> "Costs":
+        """Difference of each."""
+        return Costs(self.units - other.units, self.money - other.money)
+
+    def at_least(self, other: "Costs") -> "Costs":
+        """Maximum of each."""
+        return Costs(max(self.units, other.units), max(self.money, other.money))
+
     def of_measure(self, measure: Measure) -> int:
         """What a limit's level grows by."""
         match measure:

@@ -73,6 +73,8 @@ class TokenUsage:
     def units(self, weights: tuple[int, int, int]) -> int:
         """Weighted tokens, what limits count; `weights` = input, cached, output.
 
+        Weighed by prices they are money.
+
         A cached token counts by the cached weight alone. A backend that reports more
         cached than input tokens is believed up to the input.
         """
@@ -106,10 +108,10 @@ class Facts(
     that a record can be written even when Redis has lost the reservation.
 
     `weights` and `prices`: units, and money in `core.limits.MONEY`, per input, cached
-    input and output token. `debits`: the limits the exchange is charged to. The last
-    four say what the estimator may learn from it: bytes of prompt text, tokens beside
-    that text (chat template, images), choices, and the output cap of one choice that
-    was forwarded, None for none.
+    input and output token. `debits`: the limits the exchange is charged to. The four
+    after the estimates say what the estimator may learn from it: bytes of prompt text,
+    tokens beside that text (chat template, images), choices, and the output cap of one
+    choice that was forwarded, None for none.
     """
 
     tenant: str
@@ -125,11 +127,11 @@ class Facts(
     reserved_units: int
     input_estimate: int
     output_estimate: int
-    debits: tuple[Debit, ...] = ()
     text_bytes: int = 0
     framing: int = 0
     choices: int = 1
     output_cap: int | None = None
+    debits: tuple[Debit, ...] = ()  # last, where reserve.lua puts what it charged
 
     def encode(self) -> bytes:
         """Compact JSON."""

@@ -19,8 +19,8 @@ from tollhouse.core.admission import (
     Admission,
     Admit,
     Answer,
+    Command,
     CountTokens,
-    Event,
     Identify,
     Refuse,
     Release,
@@ -57,6 +57,9 @@ _AWAY = Problem(
     headers={"retry-after": "1"},
 )
 
+
+Verdict = Granted | Refused | None
+"""None: nobody could judge."""
 
 HOLD_STEP_SECONDS = 0.05
 """How often a held request asks again: a Redis call each."""
@@ -109,37 +112,28 @@ class ExternalProcessorServicer:
         is_grpc = False
         try:
             async for message in messages:
-                event: Event = from_pb_request(message)
+                event = from_pb_request(message)
                 if isinstance(event, RequestHeaders):
                     is_grpc = event.is_grpc
-                command = admission.receive(event)
-                if isinstance(command, CountTokens):
-                    counted = await self._tokenizers.count(command.model, command.texts)
-                    command = admission.receive(TokensCounted(counted))
+                command = await self._counted(admission, admission.receive(event))
                 if isinstance(command, Reserve):
-                    try:
-                        verdict = await self._reserve(command)
-                        if _may_be_held(verdict, command) and self._held < MOST_HELD:
-                            yield to_pb_hold(command.hold_seconds)
-                            verdict = await self._hold(command, verdict)
-                    except Unavailable as error:
-                        _log.warning("reservation.failed", reason=str(error))
-                        command = Refuse(_AWAY)
-                    else:
-                        command = admission.receive(ReservationAnswered(verdict))
+                    verdict = await self._reserve(command)
+                    if self._held < MOST_HELD and _may_be_held(verdict, command):
+                        yield to_pb_hold(command.hold_seconds)
+                        verdict = await self._hold(command)
+                    command = _told(admission, verdict)
                 match command:
                     case Identify():
                         yield to_pb_identify(command)
+                        continue
                     case Admit():
                         yield to_pb_admit(command, id_, self._proof)
-                        return
                     case Answer():
                         yield to_pb_answer(command)
-                        return
                     case Refuse(problem):
                         _report(problem, id_)
                         yield to_pb_problem(problem, is_grpc=is_grpc)
-                        return
+                return
         except ProtocolError as error:
             _log.error("admission.failed", exchange_id=id_, reason=str(error))
         except Exception:  # noqa: BLE001 - the boundary: a bug is a 503, and logged
@@ -155,23 +149,35 @@ class ExternalProcessorServicer:
         """Wait for the releases under way; call it once the server has stopped."""
         await asyncio.gather(*self._releases)
 
-    async def _reserve(self, command: Reserve) -> Granted | Refused:
-        return await self._ladder.reserve(command.reservation, command.redis_down)
+    async def _counted(
+        self, admission: Admission, command: Command | None
+    ) -> Command | None:
+        """What comes after counting, where that is asked for."""
+        if not isinstance(command, CountTokens):
+            return command
+        tokens = await self._tokenizers.count(command.model, command.texts)
+        return admission.receive(TokensCounted(tokens))
 
-    async def _hold(
-        self, command: Reserve, verdict: Granted | Refused
-    ) -> Granted | Refused:
+    async def _reserve(self, command: Reserve) -> Verdict:
+        try:
+            return await self._ladder.reserve(command.reservation, command.redis_down)
+        except Unavailable as error:
+            _log.warning("reservation.failed", reason=str(error))
+            return None
+
+    async def _hold(self, command: Reserve) -> Verdict:
         """Ask again until there is room, something else refuses, or the time is up."""
         clock = asyncio.get_running_loop().time
         until = clock() + command.hold_seconds
         self._held += 1
         try:
-            while _may_be_held(verdict, command) and (left := until - clock()) > 0:
-                await asyncio.sleep(min(HOLD_STEP_SECONDS, left))
+            while True:
+                await asyncio.sleep(min(HOLD_STEP_SECONDS, max(0, until - clock())))
                 verdict = await self._reserve(command)
+                if not _may_be_held(verdict, command) or clock() >= until:
+                    return verdict
         finally:
             self._held -= 1
-        return verdict
 
     def _release_later(self, reservation: Reservation) -> None:
         task = asyncio.create_task(self._release(reservation))
@@ -186,13 +192,19 @@ class ExternalProcessorServicer:
             _log.warning("release.postponed", exchange_id=reservation.exchange_id)
 
 
-def _may_be_held(verdict: Granted | Refused, command: Reserve) -> bool:
+def _may_be_held(verdict: Verdict, command: Reserve) -> bool:
     """Whether time may help: the model is full, the client over no limit of its own."""
     return (
         isinstance(verdict, Refused)
         and command.hold_seconds > 0
         and verdict.limit.measure is Measure.CAPACITY
     )
+
+
+def _told(admission: Admission, verdict: Verdict) -> Command | None:
+    if verdict is None:
+        return Refuse(_AWAY)
+    return admission.receive(ReservationAnswered(verdict))
 
 
 def _report(problem: Problem, id_: str) -> None:

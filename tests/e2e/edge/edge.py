@@ -87,6 +87,7 @@ async def running_edge(
     authz: bool = True,
     extproc: bool = True,
     patched: Mapping[str, str] | None = None,
+    without_route: str = "",
 ) -> AsyncIterator[Edge]:
     """Run it; `patched` gives other values to fields of the bootstrap, by name."""
     backend = Backend()
@@ -107,7 +108,8 @@ async def running_edge(
     )
     tree = json.loads(render_bootstrap(_FOLDER / "envoy.yaml", values))
     config = folder / "envoy.json"
-    config.write_text(json.dumps(_patched(tree, dict(patched or {}))))
+    tree = _without_route(_patched(tree, dict(patched or {})), without_route)
+    config.write_text(json.dumps(tree))
     with (folder / "envoy.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *(str(_ENVOY), "-c", str(config), "--concurrency", "1"),
@@ -156,5 +158,19 @@ def _patched(tree: Any, values: dict[str, str]) -> Any:
             }
         case list():
             return [_patched(item, values) for item in tree]
+        case _:
+            return tree
+
+
+def _without_route(tree: Any, name: str) -> Any:
+    match tree:
+        case dict():
+            return {key: _without_route(value, name) for key, value in tree.items()}
+        case list():
+            return [
+                _without_route(item, name)
+                for item in tree
+                if not (name and isinstance(item, dict) and item.get("name") == name)
+            ]
         case _:
             return tree

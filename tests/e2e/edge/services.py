@@ -15,6 +15,8 @@ import grpc
 from google.protobuf import json_format
 from google.rpc import code_pb2
 
+from tollhouse.core.problems import Kind, Problem
+from tollhouse.extproc.convert import to_pb_problem
 from tollhouse.pb.envoy.config.core.v3 import base_pb2 as core_pb
 from tollhouse.pb.envoy.service.auth.v3 import external_auth_pb2 as auth
 from tollhouse.pb.envoy.service.auth.v3 import external_auth_pb2_grpc as auth_grpc
@@ -24,6 +26,7 @@ from tollhouse.pb.envoy.service.ext_proc.v3 import (
 )
 from tollhouse.pb.envoy.type.v3 import http_status_pb2 as http_pb
 
+TOO_FAST = "Over the limit; try again in 1.5s."
 PROOF = "proof-of-this-run"
 DENIED = b'{"error":{"message":"Incorrect API key provided.","code":"invalid_api_key"}}'
 REFUSED = b'{"error":{"message":"Too fast.","code":"rate_limit_exceeded"}}'
@@ -105,11 +108,8 @@ class ExternalProcessor(ext_proc_grpc.ExternalProcessorServicer):
                         await context.abort(grpc.StatusCode.INTERNAL, "a bug")
                     case "hang":
                         await asyncio.sleep(3)
-                    case "path":
-                        yield _with_path()
-                        return
-                    case status if status.isdigit():
-                        yield _immediate(int(status))
+                    case _ if kind in _ANSWERS or kind.isdigit():
+                        yield _answer(kind)
                         return
             if phase == "request_headers":
                 yield _identified()
@@ -154,6 +154,10 @@ def _with_path() -> ext_proc.ProcessingResponse:
     return response
 
 
+def _answer(kind: str) -> ext_proc.ProcessingResponse:
+    return _ANSWERS[kind]() if kind in _ANSWERS else _immediate(int(kind))
+
+
 def _immediate(status: int) -> ext_proc.ProcessingResponse:
     response = ext_proc.ProcessingResponse()
     answer = response.immediate_response
@@ -161,6 +165,14 @@ def _immediate(status: int) -> ext_proc.ProcessingResponse:
     answer.body = REFUSED
     _set(answer.headers, {"content-type": "application/json", "retry-after": "7"})
     return response
+
+
+def _over_limit() -> ext_proc.ProcessingResponse:
+    problem = Problem(Kind.RATE_LIMITED, TOO_FAST, headers={"retry-after-ms": "1500"})
+    return ext_proc.ProcessingResponse.FromString(to_pb_problem(problem, is_grpc=True))
+
+
+_ANSWERS = {"path": _with_path, "grpc": _over_limit}
 
 
 def _set(mutation: ext_proc.HeaderMutation, headers: dict[str, str]) -> None:

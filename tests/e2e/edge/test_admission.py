@@ -2,14 +2,16 @@
 
 from collections.abc import AsyncIterator
 
+import grpc
 import httpx
 import pytest
 import pytest_asyncio
+from google.rpc import error_details_pb2, status_pb2
 
 from tests.e2e.edge import services
 from tests.e2e.edge.backend import answer
 from tests.e2e.edge.conftest import find_port
-from tests.e2e.edge.edge import Edge, running_edge
+from tests.e2e.edge.edge import KEY, Edge, running_edge
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -73,7 +75,7 @@ async def test_services_see_no_more_than_they_need(edge):
 
     checked = edge.authorization.checked[-1].attributes.request.http
     assert set(checked.headers) == {"authorization", "x-request-id"}
-    assert set(edge.processor.headers[-1]) == {":method", ":path"}
+    assert set(edge.processor.headers[-1]) == {":method", ":path", "content-type"}
 
 
 @pytest.mark.parametrize("path", _PATHS)
@@ -189,3 +191,23 @@ async def test_backend_down(edge):
     assert response.json()["error"]["code"] == "service_unavailable"
     line = await edge.ended(response.headers["x-tollhouse-exchange"])
     assert (line["code"], line["admitted"], line["meter"]) == (503, True, None)
+
+
+async def test_a_grpc_client_is_refused_in_grpc(tmp_path):
+    """RESOURCE_EXHAUSTED with the wait; UNAVAILABLE would be retried at once."""
+    async with (
+        running_edge(tmp_path, find_port, without_route="grpc-unimplemented") as edge,
+        grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel,
+    ):
+        call = channel.unary_unary(f"{_PATHS[0]}?grpc@headers")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(b"", metadata=[("authorization", KEY)])
+        assert not edge.backend.received
+
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert caught.value.details() == services.TOO_FAST
+    trailers = dict(caught.value.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+    retry = error_details_pb2.RetryInfo()
+    assert status.details[0].Unpack(retry)
+    assert retry.retry_delay.ToMilliseconds() == 1500

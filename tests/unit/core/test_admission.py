@@ -1,6 +1,7 @@
 """One ext_proc stream, from the request line to the hang-up."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from tollhouse.core.admission import (
     Admission,
     Admit,
     Answer,
+    CountTokens,
     Identify,
     Refuse,
     Release,
@@ -19,22 +21,38 @@ from tollhouse.core.admission import (
     Reserve,
     State,
     StreamEnded,
+    TokensCounted,
 )
-from tollhouse.core.catalog import Catalog, Model, Operation, Plan, Provider, Weights
+from tollhouse.core.catalog import (
+    Catalog,
+    Model,
+    Operation,
+    Plan,
+    Policy,
+    Prices,
+    Provider,
+    RedisDown,
+    Weights,
+)
+from tollhouse.core.experience import Experience
 from tollhouse.core.identity import Principal, parse_scopes
 from tollhouse.core.ids import exchange_id
-from tollhouse.core.limits import Allowance, Granted, Quota, Refused
+from tollhouse.core.limits import Allowance, Debit, Limit, Measure, Scope
 from tollhouse.core.problems import Kind, ProtocolError
+from tollhouse.core.reservation import Granted, Quota, Refused
 
 ID = exchange_id(1_700_000_000_000, b"0123456789")
 ALLOWANCE = Allowance(requests_per_minute=60, units_per_minute=1000, concurrent=2)
 
 
-GRANTED = Granted(Quota(60, 9, 1.0), Quota(1000, 100, 6.0))
-DENIED = Refused("requests", "key", 2.5, 60, 0, Quota(60, 0, 10.0), None)
+DEBITS = (Debit(Scope.KEY, Measure.UNITS, 1000),)
+GRANTED = Granted(DEBITS, (0,), Quota(60, 9, 1.0), Quota(1000, 100, 6.0))
+DENIED = Refused(
+    Limit(Scope.KEY, Measure.REQUESTS, 60), 2.5, 0, (0,), Quota(60, 0, 10.0), None
+)
 
 
-def model(name, *operations):
+def model(name, *operations, **changes):
     return Model(
         name=name,
         cluster=f"{name}-cluster",
@@ -47,15 +65,23 @@ def model(name, *operations):
         bytes_per_token=4.0,
         inject_default=True,
         created=0,
+        prices=Prices(input=2, cached_input=1, output=8),
+        **changes,
     )
 
 
 CATALOG = Catalog(
     models={
         "tiny": model("tiny", Operation.CHAT, Operation.COMPLETIONS),
-        "large": model("large", Operation.CHAT),
+        "large": model("large", Operation.CHAT, hold_seconds=2.0, capacity=5000),
+        "exact": model("exact", Operation.CHAT, tokenizer=Path("tokenizer.json")),
     },
-    plans={"demo": Plan("demo", ALLOWANCE, ALLOWANCE)},
+    plans={
+        "demo": Plan("demo", key=ALLOWANCE, tenant_model=ALLOWANCE),
+        "strict": Plan(
+            "strict", policy=Policy.STRICT, redis_down=RedisDown.DENY, priority=7
+        ),
+    },
 )
 
 
@@ -77,14 +103,19 @@ def body(**fields):
 
 
 def admission():
-    return Admission(ID, CATALOG)
+    return Admission(ID, CATALOG, Experience())
+
+
+def reserve_of(plan="demo", **fields):
+    started = admission()
+    started.receive(headers(plan=plan))
+    reserve = started.receive(body(**fields))
+    assert isinstance(reserve, Reserve)
+    return started, reserve
 
 
 def reserving(**fields):
-    started = admission()
-    started.receive(headers())
-    reserve = started.receive(body(**fields))
-    assert isinstance(reserve, Reserve)
+    started, reserve = reserve_of(**fields)
     return started, reserve.reservation
 
 
@@ -115,12 +146,70 @@ def test_reserves_prompt_and_output_by_the_models_weights():
         facts.output_estimate,
         facts.reserved_units,
     )
-    assert (ID, "acme", "key", (1, 0, 5)) == (
+    assert (ID, "acme", "key", (1, 0, 5), (2, 1, 8)) == (
         reservation.exchange_id,
         facts.tenant,
         facts.key_id,
         facts.weights,
+        facts.prices,
     )
+
+
+def test_keeps_what_the_estimator_may_learn_from():
+    """The answer's length means something only beside its cap and choices."""
+    _, named = reserving(max_tokens=100, n=2)
+    _, ours = reserving()
+
+    assert (40, 4, 2, 100) == (
+        named.facts.text_bytes,
+        named.facts.framing,
+        named.facts.choices,
+        named.facts.output_cap,
+    )
+    assert 256 == ours.facts.output_cap
+
+
+def test_a_strict_plan_reserves_all_it_may_produce():
+    """It never overshoots, and waits for Redis rather than degrade."""
+    _, reserve = reserve_of("strict", max_tokens=1000)
+
+    assert 1000 == reserve.reservation.facts.output_estimate
+    assert RedisDown.DENY is reserve.redis_down
+
+
+def test_a_saturated_model_may_hold():
+    """How long is the model's; whose turn it is, the plan's priority decides."""
+    _, reserve = reserve_of("strict", model="large")
+
+    assert 2.0 == reserve.hold_seconds
+    assert (
+        Limit(Scope.MODEL, Measure.CAPACITY, 5000, weight=7)
+        in reserve.reservation.limits
+    )
+
+
+def test_counts_exactly_where_there_is_a_tokenizer():
+    """The texts leave once, and the count replaces the guess from bytes."""
+    started = admission()
+    started.receive(headers())
+
+    assert CountTokens("exact", ["x" * 40]) == started.receive(body(model="exact"))
+    assert State.COUNTING is started.state
+    reserve = started.receive(TokensCounted(23))
+
+    assert isinstance(reserve, Reserve)
+    assert 23 + 4 == reserve.reservation.facts.input_estimate
+
+
+def test_the_facts_name_what_was_charged():
+    """The settlement corrects these limits and no others."""
+    started, reservation = reserving()
+
+    admit = started.receive(ReservationAnswered(GRANTED))
+
+    assert not reservation.facts.debits
+    assert isinstance(admit, Admit)
+    assert DEBITS == admit.facts.debits
 
 
 def test_reserves_the_default_where_the_cap_promises_more():
@@ -217,7 +306,8 @@ def test_names_the_limit_that_refused():
 def test_says_when_a_retry_is_useless():
     """A request larger than its limit must not be tried again."""
     started, _ = reserving()
-    never = Refused("units", "tenant_model", None, 1000, 5, None, None)
+    limit = Limit(Scope.TENANT_MODEL, Measure.UNITS, 1000)
+    never = Refused(limit, None, 5, (0,), None, None)
 
     problem = refused(started, ReservationAnswered(never))
 
@@ -247,7 +337,18 @@ def test_a_path_it_does_not_know_is_a_fault_of_ours(path):
 
 
 EVENTS = st.sampled_from(
-    ["headers", "empty", "models", "body", "garbage", "granted", "refused", "ended"]
+    [
+        "headers",
+        "empty",
+        "models",
+        "body",
+        "exact",
+        "counted",
+        "garbage",
+        "granted",
+        "refused",
+        "ended",
+    ]
 )
 
 
@@ -259,6 +360,8 @@ def test_admits_at_most_once_and_only_what_was_reserved(events):
         "empty": headers(has_body=False),
         "models": headers(path="/v1/models", method="GET"),
         "body": body(),
+        "exact": body(model="exact"),
+        "counted": TokensCounted(5),
         "garbage": RequestBody(b"{"),
         "granted": ReservationAnswered(GRANTED),
         "refused": ReservationAnswered(DENIED),
@@ -272,6 +375,8 @@ def test_admits_at_most_once_and_only_what_was_reserved(events):
             continue
         if command is not None:
             done.append(type(command))
+    if CountTokens in done[1:2]:
+        del done[1]
 
     assert done in (
         [],
