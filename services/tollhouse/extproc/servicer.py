@@ -122,18 +122,9 @@ class ExternalProcessorServicer:
                         yield to_pb_hold(command.hold_seconds)
                         verdict = await self._hold(command)
                     command = _told(admission, verdict)
-                match command:
-                    case Identify():
-                        yield to_pb_identify(command)
-                        continue
-                    case Admit():
-                        yield to_pb_admit(command, id_, self._proof)
-                    case Answer():
-                        yield to_pb_answer(command)
-                    case Refuse(problem):
-                        _report(problem, id_)
-                        yield to_pb_problem(problem, is_grpc=is_grpc)
-                return
+                yield self._reply(command, id_, is_grpc=is_grpc)
+                if not isinstance(command, Identify):
+                    return
         except ProtocolError as error:
             _log.error("admission.failed", exchange_id=id_, reason=str(error))
         except Exception:  # noqa: BLE001 - the boundary: a bug is a 503, and logged
@@ -148,6 +139,20 @@ class ExternalProcessorServicer:
     async def drain(self) -> None:
         """Wait for the releases under way; call it once the server has stopped."""
         await asyncio.gather(*self._releases)
+
+    def _reply(self, command: Command | None, id_: str, *, is_grpc: bool) -> bytes:
+        match command:
+            case Identify():
+                return to_pb_identify(command)
+            case Admit():
+                return to_pb_admit(command, id_, self._proof)
+            case Answer():
+                return to_pb_answer(command)
+            case Refuse(problem):
+                _report(problem, id_)
+                return to_pb_problem(problem, is_grpc=is_grpc)
+            case _:
+                raise ProtocolError(f"no reply for {type(command).__name__}")
 
     async def _counted(
         self, admission: Admission, command: Command | None
