@@ -15,7 +15,7 @@ QUARTER_MS = 900_000
 """Whichever the zone, a period lasts whole quarters of an hour."""
 
 KEPT = timedelta(days=3, hours=14)
-"""For how long an ended period takes late settlements; a zone is 14 hours off at most."""
+"""For how long an ended period takes late settlements; zones are up to 14 hours off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,7 @@ def _midnight(year: int, month: int, day: int, place: ZoneInfo) -> int:
 @lru_cache(maxsize=1024)
 def forgotten_ms(measure: Measure, number: int) -> int:
     """When nothing counts in a period any more: `KEPT` after its end."""
-    first = datetime.strptime(str(number), "%Y%m%d" if measure.is_daily else "%Y%m")
-    after = first.replace(tzinfo=UTC) + timedelta(days=1 if measure.is_daily else 31)
-    return round((after + KEPT).timestamp() * 1000)
+    day = number if measure.is_daily else number * 100 + 1
+    first = datetime(day // 10_000, day // 100 % 100, day % 100, tzinfo=UTC)
+    length = timedelta(days=1 if measure.is_daily else 31)
+    return round((first + length + KEPT).timestamp() * 1000)

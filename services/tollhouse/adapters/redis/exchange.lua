@@ -1,32 +1,56 @@
 -- What the scripts of an exchange share; put in front of each of them.
 --
 -- An exchange is a string, TTLs in steps.py (R open, A abandoned, S and X closed):
---   R <units charged>\n<counts of the last beat, or nothing>\n<facts>
---   A <units charged>\n<counts of the record that was written>\n<facts>
+--   R <units> <money>\n<counts of the last beat, or nothing>\n<facts>
+--   A <units> <money>\n<counts of the record that was written>\n<facts>
 --   S   settled: a record was written                 X   released: none ever will be
--- Counts: input output cached reasoning input-source output-source started first ended,
---   the last three in Unix ms, first 0 for never.
--- A bucket is a string "<used> <at>": grains used when it was last written (ms). Grains
---   are units x 60,000, so a rate per minute drains whole grains per ms: all numbers are
---   integers below 2^53 and nothing is ever rounded. No key: nothing is used.
+-- Units and money: what its limits were charged. Counts: input output cached reasoning
+--   input-source output-source started first ended, the last three in Unix ms, first 0
+--   for never.
+-- Limits, by measure (core/limits.py):
+--   1, 2  bucket of requests, units: a string "<used> <at>": grains used when it was
+--         last written (ms). Grains are units x 60,000, so a rate per minute drains whole
+--         grains per ms: all numbers are integers below 2^53 and nothing is ever rounded.
+--   3     exchanges at once: a sorted set of leases, score = when the lease ends (ms)
+--   4, 5  budget of units, 6, 7 of money, in a day or month: a string, what is spent
+--   8     units in flight: a hash, see fairness.lua
+--   A limit whose key is missing is unused.
 --
--- KEYS of all scripts, for n scopes (key, tenant x model):
---   exchange, n x (requests bucket, units bucket), n x leases of the scope, all leases
--- In a cluster all are of one slot. Leases: sorted sets, score = when it ends (ms).
+-- KEYS of all scripts: exchange, all leases (sorted set), promises (hash, see waits.lua),
+--   then one per limit. In a cluster all are of one slot: a tenant's, or the fleet's.
+-- ARGV ends with the limits, where not told otherwise a pair each: measure; number, which
+--   is the refill a minute of a bucket, when a budget is forgotten (ms), the tenant's
+--   weight in a capacity, else 0.
 local GRAINS = 60000
+local REQUESTS, CONCURRENT, MONEY, CAPACITY = 1, 3, 6, 8
+local FIRST = 3 -- the keys before those of the limits
+local LONGEST = 2592000000 -- 30 days: what drains no earlier is forgotten
 
-local function clock()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+-- Reads all keys of the run that are strings, and what the exchange was charged.
+local function read(limits)
+  local stored = redis.call('MGET', unpack(KEYS, 1, FIRST + limits))
+  if not stored[1] then
+    return stored
+  end
+  local state, units, money, counts, facts =
+    string.match(stored[1], '^(%u) ?(%d*) ?(%d*)\n?([%d ]*)\n?(.*)$')
+  return stored, state, tonumber(units), tonumber(money), counts, facts
 end
 
-local function read_exchange(stored)
-  if not stored then
-    return nil
+local function write(state, units, money, counts, facts, kept)
+  redis.call('SET', KEYS[1],
+    string.format('%s %.0f %.0f\n%s\n%s', state, units, money, counts, facts),
+    'PX', kept)
+end
+
+-- Measures and numbers of the limits, whose pairs start at ARGV[first].
+local function read_limits(first)
+  local measures, numbers = {}, {}
+  for index = first, #ARGV, 2 do
+    measures[#measures + 1] = tonumber(ARGV[index])
+    numbers[#numbers + 1] = tonumber(ARGV[index + 1])
   end
-  local state, charged, counts, facts =
-    string.match(stored, '^(%u) ?(%d*)\n?([%d ]*)\n?(.*)$')
-  return state, tonumber(charged), counts, facts
+  return measures, numbers
 end
 
 -- What is still used of a bucket; a clock that went back drains nothing.
@@ -38,59 +62,86 @@ local function drained(stored, rate, now)
   return math.max(0, used - rate * math.max(0, now - at))
 end
 
--- Writes a bucket; it expires when time has drained it. Rate 0 is not known to us: an
--- hour, the next RESERVE knows it.
+-- Writes a bucket; it expires when time has drained it.
 local function keep(key, used, rate, now)
   if used <= 0 then
     redis.call('DEL', key)
   else
-    local ttl = rate > 0 and math.ceil(used / rate) or 3600000
-    redis.call('SET', key, string.format('%.0f %.0f', used, now), 'PX', ttl)
+    local ttl = math.min(math.ceil(used / rate), LONGEST)
+    redis.call('SET', key, string.format('%.0f %.0f', used, now), 'PX', lasting(ttl))
   end
 end
 
--- Refills, then charges (positive) or refunds (negative) the buckets `first`,
--- `first` + 2, … of all scopes: in the other order an overrun would be forgiven.
--- `rates` is the index of the first rate in ARGV, one per bucket, 0 for no such limit.
-local function correct(first, scopes, amount, rates, now)
-  if amount == 0 then
-    return
+-- Writes a budget; it is forgotten some days after its period.
+local function spend(key, spent, forgotten, now)
+  if spent <= 0 then
+    redis.call('DEL', key)
+  elseif forgotten > now then
+    redis.call('SET', key, string.format('%.0f', spent), 'PX', lasting(forgotten - now))
   end
-  for bucket = first, 2 * scopes, 2 do
-    local rate = tonumber(ARGV[rates + bucket - 1])
-    if rate > 0 then
-      local key = KEYS[1 + bucket]
-      local used = drained(redis.call('GET', key), rate, now)
-      keep(key, used + amount * GRAINS, rate, now)
+end
+
+-- Charges (positive) or refunds (negative) buckets and budgets. Buckets are drained up to
+-- now first: in the other order an overrun would be forgiven.
+local function correct(stored, measures, numbers, requests, units, money, now)
+  for index, measure in ipairs(measures) do
+    local key, number = FIRST + index, numbers[index]
+    if measure < CONCURRENT then
+      local amount = measure == REQUESTS and requests or units
+      if amount ~= 0 then
+        keep(KEYS[key], drained(stored[key], number, now) + amount * GRAINS, number, now)
+      end
+    elseif measure > CONCURRENT and measure < CAPACITY then
+      local amount = measure >= MONEY and money or units
+      if amount ~= 0 then
+        spend(KEYS[key], (tonumber(stored[key] or 0)) + amount, number, now)
+      end
     end
   end
 end
 
 -- Puts the exchange's lease into every sorted set of leases.
-local function lease(scopes, id, ends)
+local function lease(measures, id, ends)
   ends = string.format('%.0f', ends) -- once, not in each call
-  for index = 2 + 2 * scopes, 2 + 3 * scopes do
-    redis.call('ZADD', KEYS[index], ends, id)
+  redis.call('ZADD', KEYS[2], ends, id)
+  for index, measure in ipairs(measures) do
+    if measure == CONCURRENT then
+      redis.call('ZADD', KEYS[FIRST + index], ends, id)
+    end
   end
 end
 
-local function drop_lease(scopes, id)
-  for index = 2 + 2 * scopes, 2 + 3 * scopes do
-    redis.call('ZREM', KEYS[index], id)
+local function drop_lease(measures, id)
+  redis.call('ZREM', KEYS[2], id)
+  for index, measure in ipairs(measures) do
+    if measure == CONCURRENT then
+      redis.call('ZREM', KEYS[FIRST + index], id)
+    end
   end
 end
 
-local function units(input, output, cached, w_input, w_cached, w_output)
-  cached = math.min(cached, input)
-  return (input - cached) * w_input + cached * w_cached + output * w_output
+-- Tokens weighed by type; the three weights, or prices, start at ARGV[first].
+local function weigh(counts, first)
+  local cached = math.min(counts[3], counts[1])
+  return (counts[1] - cached) * ARGV[first] + cached * ARGV[first + 1]
+    + counts[2] * ARGV[first + 2]
 end
 
-local function read_counts(counts)
-  local numbers = {}
-  for number in string.gmatch(counts, '%d+') do
-    numbers[#numbers + 1] = tonumber(number)
+local function read_counts(text)
+  local counts = {}
+  for number in string.gmatch(text, '%d+') do
+    counts[#counts + 1] = tonumber(number)
   end
-  return numbers
+  return counts
+end
+
+-- The nine counts that start at ARGV[first].
+local function told_counts(first)
+  local counts = {}
+  for index = 1, 9 do
+    counts[index] = tonumber(ARGV[first + index - 1])
+  end
+  return counts
 end
 
 local function write_counts(counts)

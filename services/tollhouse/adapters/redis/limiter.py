@@ -1,6 +1,7 @@
 """Reserves room for exchanges and settles what they used."""
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,23 +9,38 @@ from dataclasses import dataclass, replace
 from tollhouse.adapters.redis import shards
 from tollhouse.adapters.redis.client import Argument, Redis, Reply, Run, run_all
 from tollhouse.adapters.redis.connection import failure
-from tollhouse.adapters.redis.steps import Scripts, Steps, Writing, limits_of
+from tollhouse.adapters.redis.steps import (
+    CLOSED_MS,
+    Scripts,
+    Side,
+    Steps,
+    Writing,
+    sides,
+    slots,
+)
+from tollhouse.core import room
 from tollhouse.core.exchange import Beat, Release, Settlement, nothing_used
-from tollhouse.core.limits import Granted, Refused, Reservation
+from tollhouse.core.ids import created_ms
+from tollhouse.core.limits import Debit
 from tollhouse.core.problems import Unavailable
+from tollhouse.core.reservation import Granted, Refused, Reservation
 from tollhouse.core.usage import Facts, decode_facts
 
 BATCH_SECONDS = 2.0
 """Budget of a batch behind the requests; nobody waits for it."""
 REAPED_AT_ONCE = 100
-"""Per shard and look; the rest waits for the next look."""
+"""Per slot and look; the rest waits for the next look."""
+
+Place = tuple[int, str]
+"""Slot and id of an exchange."""
 
 
 class Limiter:
     """Reserves room for exchanges, and settles what they used.
 
     Every step may be repeated, from any process: it counts once. A step that raised
-    Unavailable may have been applied.
+    Unavailable may have been applied. What all tenants share is taken first; `close`
+    waits until what a tenant's limits then refused is given back.
     """
 
     def __init__(
@@ -36,28 +52,81 @@ class Limiter:
     ) -> None:
         self._redis = redis
         self._steps = Steps(scripts or Scripts.load(), round(lease_seconds * 1000))
+        self._giving_back: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Finish what goes on in the background."""
+        if self._giving_back:
+            await asyncio.wait(self._giving_back)
 
     async def reserve(self, reservation: Reservation) -> Granted | Refused:
         """Take the estimate from every limit at once, or from none.
 
-        Raises Unavailable within the client's budget; not transient when the exchange
-        is over already. The caller refuses then, and releases.
+        Raises Unavailable within the client's budget of each call; not transient when
+        the exchange is over already. The caller refuses then, and releases.
         """
-        script, keys, arguments = self._steps.reserve(reservation)
-        reply = await script(self._redis, keys, arguments)
-        if reply[0] < 0:
-            raise Unavailable("the exchange is over", transient=False)
-        verdict, limit, wait_ms, *state = reply
-        limits = limits_of(reservation.key, reservation.tenant_model)
-        if verdict:
-            return limits.granted(state)
-        return limits.refused(state, limit - 1, math.inf if wait_ms < 0 else wait_ms)
+        limits, at_ms = reservation.limits, created_ms(reservation.exchange_id)
+        levels: list[int | None] = [None] * len(limits)
+        taken: tuple[Debit, ...] = ()
+        shadowed: list[int] = []
+        for index in range(len(sides(reservation, at_ms))):
+            try:
+                answer = await self._take(reservation, index, taken, at_ms)
+            except Unavailable:
+                self._give_back(reservation, taken)
+                raise
+            indexes = answer.side.indexes
+            for limit, level in zip(indexes, answer.levels, strict=True):
+                levels[limit] = level
+            if answer.binding is not None:
+                self._give_back(reservation, taken)
+                binding = indexes[answer.binding]
+                return room.refused(limits, levels, binding, answer.wait_ms)
+            taken = answer.debits
+            shadowed += (indexes[shadow] for shadow in answer.shadowed)
+        return room.granted(limits, [it or 0 for it in levels], taken, shadowed)
+
+    async def _take(
+        self,
+        reservation: Reservation,
+        index: int,
+        elsewhere: tuple[Debit, ...],
+        at_ms: int,
+    ) -> "_Answer":
+        """Reserve in one slot, once more if budgets have come into another period."""
+        while True:
+            side = sides(reservation, at_ms)[index]
+            script, keys, arguments = self._steps.reserve(reservation, side, elsewhere)
+            reply = await script(self._redis, keys, arguments)
+            if reply[0] == _STALE:
+                at_ms = reply[1]
+                continue
+            if reply[0] == _OVER:
+                raise Unavailable("the exchange is over", transient=False)
+            return _Answer.parse(reply, side, elsewhere)
+
+    def _give_back(self, reservation: Reservation, taken: tuple[Debit, ...]) -> None:
+        """Release in the fleet's slot, in the background.
+
+        Nobody waits for it: if it fails, the ledger releases, and else the lease ends.
+        It leaves no tombstone, for no RESERVE is under way there.
+        """
+        if not taken:
+            return
+        place = shards.FLEET, reservation.exchange_id
+        task = asyncio.create_task(self._release_quietly([place]))
+        self._giving_back.add(task)
+        task.add_done_callback(self._giving_back.discard)
+
+    async def _release_quietly(self, places: Sequence[Place]) -> None:
+        with contextlib.suppress(Unavailable):
+            await self._release(places, kept_ms=0)
 
     async def release(self, reservation: Reservation) -> None:
         """Give back all a reservation took, whether it was granted or not."""
-        facts = reservation.facts
-        release = Release(reservation.exchange_id, facts.tenant)
-        await self._release([(release, facts)])
+        id_ = reservation.exchange_id
+        found = sides(reservation, created_ms(id_))
+        await self._release([(side.slot, id_) for side in found])
 
     async def apply(
         self,
@@ -71,8 +140,10 @@ class Limiter:
         Unavailable repeat the whole.
         """
         # They start in this order in one turn of the loop, so they share a write.
-        released, _, settled = await asyncio.gather(
-            self._release([(release, None) for release in releases]),
+        places = [(shards.shard(it.tenant), it.exchange_id) for it in releases]
+        released, _, _, settled = await asyncio.gather(
+            self._release(places),
+            self._release_of_fleet([it.exchange_id for it in releases]),
             self.beat_many(beats),
             self.settle_many(settlements),
         )
@@ -80,90 +151,106 @@ class Limiter:
 
     async def beat_many(self, beats: Sequence[Beat]) -> None:
         """Extend leases, keep counts, charge what exceeds the reservations."""
-        await self._run([self._steps.beat(beat) for beat in beats])
+        steps = self._steps
+        await self._run(
+            [steps.beat(slot, beat) for beat in beats for slot in slots(beat.facts)]
+        )
 
     async def settle_many(self, settlements: Sequence[Settlement]) -> set[int]:
         """Settle exchanges; returns as `apply` does."""
-        return await self._write([self._steps.settle(it) for it in settlements])
+        return await self._write(
+            [
+                self._steps.settle(slot, settlement)
+                for settlement in settlements
+                for slot in slots(settlement.facts)
+            ]
+        )
 
     async def reap_expired(self) -> set[int]:
         """Close every exchange whose lease has run out; returns as `apply` does."""
         return await self.reap(await self.expired())
 
-    async def expired(self) -> list[tuple[int, str]]:
-        """Shards and ids of exchanges whose lease has run out, in all shards."""
+    async def expired(self) -> list[Place]:
+        """Slots and ids of exchanges whose lease has run out, in all slots."""
         # Redis' clock made the leases' ends, so its clock judges them.
         seconds, microseconds = map(int, await self._redis.call("TIME"))
         now_ms = seconds * 1000 + microseconds // 1000
+        places = range(shards.FLEET + 1)
         replies = await self._many(
             [
                 (
-                    *(
-                        "ZRANGEBYSCORE",
-                        shards.leases(shard),
-                        "-inf",
-                        now_ms,
-                    ),
+                    *("ZRANGEBYSCORE", shards.leases(slot), "-inf", now_ms),
                     *("LIMIT", 0, REAPED_AT_ONCE),
                 )
-                for shard in range(shards.SHARDS)
+                for slot in places
             ]
         )
         return [
-            (shard, exchange_id.decode())
-            for shard, ids in enumerate(replies)
+            (slot, exchange_id.decode())
+            for slot, ids in zip(places, replies, strict=True)
             for exchange_id in ids
         ]
 
-    async def reap(self, expired: Sequence[tuple[int, str]]) -> set[int]:
+    async def reap(self, expired: Sequence[Place]) -> set[int]:
         """Close these exchanges, unless they are over or their lease was extended."""
         reaping: list[Writing] = []
         lost: list[Run] = []
         kept = await self._stored(expired)
-        for (shard, exchange_id), stored in zip(expired, kept, strict=True):
+        for (slot, exchange_id), stored in zip(expired, kept, strict=True):
             if stored is None or stored.facts is None:
                 # Nothing is known but the id: its lease goes, and it never comes back.
-                lost.append(self._steps.release(shard, exchange_id, None))
+                lost.append(self._steps.release(slot, exchange_id, None, CLOSED_MS))
             else:
                 reaping.append(
-                    self._steps.reap(exchange_id, stored.facts, stored.ended_ms)
+                    self._steps.reap(slot, exchange_id, stored.facts, stored.ended_ms)
                 )
         await self._run(lost)
         return await self._write(reaping)
 
+    async def _release_of_fleet(self, ids: Sequence[str]) -> None:
+        """Give back what the fleet's limits still hold of exchanges; rarely anything.
+
+        Nearly all were refused: looking first keeps a flood of refusals, whosever they
+        are, away from the one slot that all share.
+        """
+        places = [(shards.FLEET, exchange_id) for exchange_id in ids]
+        kept = await self._stored(places)
+        await self._release(
+            [it for it, stored in zip(places, kept, strict=True) if stored is not None]
+        )
+
     async def _release(
-        self, releases: Sequence[tuple[Release, Facts | None]]
+        self, places: Sequence[Place], *, kept_ms: int = CLOSED_MS
     ) -> set[int]:
-        places = [
-            (shards.shard(release.tenant), release.exchange_id)
-            for release, _ in releases
-        ]
-        runs = [
-            self._steps.release(*place, facts)
-            for place, (_, facts) in zip(places, releases, strict=True)
-        ]
-        replies = await self._run(runs)
-        held = [
-            place
-            for place, reply in zip(places, replies, strict=True)
-            if reply in (_REAPED, _RESERVED)
-        ]
-        again: list[tuple[Release, Facts | None]] = []
-        taken_back: list[Writing] = []
-        kept = await self._stored(held)
-        for (_, exchange_id), stored in zip(held, kept, strict=True):
-            if stored is None or stored.facts is None:
-                continue  # Over since; whoever ended it did what there was to do.
-            if stored.state == b"R":
-                release = Release(exchange_id, stored.facts.tenant)
-                again.append((release, stored.facts))
-            else:
-                nothing = nothing_used(
-                    exchange_id, stored.facts, stored.started_ms, stored.ended_ms
-                )
-                taken_back.append(self._steps.settle(nothing))
-        written = await self._write(taken_back)
-        return written | await self._release(again) if again else written
+        steps, written = self._steps, set[int]()
+        known: list[Facts | None] = [None] * len(places)
+        while places:
+            replies = await self._run(
+                [
+                    steps.release(*place, facts, kept_ms)
+                    for place, facts in zip(places, known, strict=True)
+                ]
+            )
+            held = [
+                place
+                for place, reply in zip(places, replies, strict=True)
+                if reply in (_REAPED, _RESERVED)
+            ]
+            places, known, taken_back = [], [], []
+            for place, stored in zip(held, await self._stored(held), strict=True):
+                if stored is None or stored.facts is None:
+                    continue  # Over since; whoever ended it did what there was to do.
+                if stored.state == b"R":
+                    places.append(place)
+                    known.append(stored.facts)
+                else:
+                    slot, exchange_id = place
+                    nothing = nothing_used(
+                        exchange_id, stored.facts, stored.started_ms, stored.ended_ms
+                    )
+                    taken_back.append(steps.settle(slot, nothing))
+            written |= await self._write(taken_back)
+        return written
 
     async def _write(self, writings: Sequence[Writing]) -> set[int]:
         """Run what writes records, again where the script names another hour."""
@@ -172,8 +259,8 @@ class Limiter:
             replies = await self._run([it.run(it.hour) for it in writings])
             again = []
             for writing, reply in zip(writings, replies, strict=True):
-                if reply == 1:
-                    written.add(writing.shard)
+                if reply == 1 and writing.hour is not None:
+                    written.add(writing.slot)
                 elif reply < 0:
                     again.append(replace(writing, hour=-reply))
             writings = again
@@ -182,10 +269,8 @@ class Limiter:
     async def _run(self, runs: Sequence[Run]) -> list[Reply]:
         return await run_all(self._redis, runs, budget_seconds=BATCH_SECONDS)
 
-    async def _stored(
-        self, places: Sequence[tuple[int, str]]
-    ) -> list["_Stored | None"]:
-        keys = [shards.exchange(shard, exchange_id) for shard, exchange_id in places]
+    async def _stored(self, places: Sequence[Place]) -> list["_Stored | None"]:
+        keys = [shards.exchange(slot, exchange_id) for slot, exchange_id in places]
         texts = await self._many([("GET", key) for key in keys])
         return [None if text is None else _Stored.parse(text) for text in texts]
 
@@ -197,8 +282,56 @@ class Limiter:
         return replies
 
 
+_REPEATED, _GRANTED, _OVER, _STALE = 2, 1, -1, -2
+"""Verdicts of RESERVE."""
 _REAPED, _RESERVED = 2, 3
 """Replies of RELEASE that ask for more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What one slot says to a reservation; limits are numbered within it.
+
+    `debits`: what it and those before it charged; `binding`: the limit without room.
+    """
+
+    side: Side
+    levels: list[int]
+    debits: tuple[Debit, ...] = ()
+    shadowed: tuple[int, ...] = ()
+    binding: int | None = None
+    wait_ms: float = 0
+
+    @classmethod
+    def parse(cls, reply: Reply, side: Side, elsewhere: tuple[Debit, ...]) -> "_Answer":
+        verdict, *rest = reply
+        if verdict == _GRANTED:
+            bits, *levels = rest
+            if not bits:
+                return cls(side, levels, elsewhere + side.debits)
+            shadowed = tuple(index for index in range(len(levels)) if bits >> index & 1)
+            debits = tuple(
+                debit
+                for index, debit in enumerate(side.debits)
+                if index not in shadowed
+            )
+            return cls(side, levels, elsewhere + debits, shadowed)
+        if verdict == _REPEATED:
+            text, *levels = rest
+            is_fleet = side.slot == shards.FLEET
+            debits = tuple(
+                it for it in decode_facts(text).debits if it.scope.is_fleet == is_fleet
+            )
+            taken = {(it.scope, it.measure) for it in debits}
+            shadowed = tuple(
+                index
+                for index, it in enumerate(side.debits)
+                if (it.scope, it.measure) not in taken
+            )
+            return cls(side, levels, elsewhere + debits, shadowed)
+        binding, wait_ms, *levels = rest
+        wait = math.inf if wait_ms < 0 else wait_ms
+        return cls(side, levels, binding=binding - 1, wait_ms=wait)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,28 @@
 -- RELEASE: an exchange was never admitted. Gives back all it reserved and leaves a
--- tombstone, so that a RESERVE that comes late is refused. No record.
+-- tombstone for some time, so that a RESERVE that comes late is refused. No record.
 --
--- KEYS: as exchange.lua says, with no scopes when the caller knows of no reservation
--- ARGV: id, closed ms, rate per bucket
+-- KEYS: as exchange.lua says
+-- ARGV: id, ms the tombstone stays, 0 for none; 1 where the limits follow, 0 where the
+--   caller knows of none; limits
 -- Reply: 1 released, also when it was before · 0 it was settled, nothing done · 2 it was
---   reaped: settle it with zero counts · 3 there is a reservation: repeat with its scopes
+--   reaped: settle it with zero counts · 3 there is a reservation: repeat with its limits
 local now = clock()
-local scopes = (#KEYS - 2) / 3
-local state, charged = read_exchange(redis.call('GET', KEYS[1]))
+local measures, numbers = read_limits(4)
+local stored, state, units, money = read(#measures)
 if state == 'S' then
   return 0
 elseif state == 'A' then
   return 2
 elseif state == 'R' then
-  if scopes == 0 then
+  if ARGV[3] == '0' then
     return 3
   end
-  correct(1, scopes, -1, 3, now)
-  correct(2, scopes, -charged, 3, now)
+  correct(stored, measures, numbers, -1, -units, -money, now)
 end
-drop_lease(scopes, ARGV[1])
-redis.call('SET', KEYS[1], 'X', 'PX', ARGV[2])
+drop_lease(measures, ARGV[1])
+if ARGV[2] == '0' then
+  redis.call('DEL', KEYS[1])
+else
+  redis.call('SET', KEYS[1], 'X', 'PX', ARGV[2])
+end
 return 1

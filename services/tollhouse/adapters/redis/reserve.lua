@@ -1,77 +1,89 @@
--- RESERVE: takes an estimate from every limit at once, or says which one has no room.
+-- RESERVE: takes an estimate from every limit of the slot at once, or says which one has
+-- no room. One in shadow keeps nobody out: without room it is left uncharged.
 --
 -- KEYS: as exchange.lua says
--- ARGV: id, lease ms, kept ms, facts, units; per bucket rate a minute and capacity in
---   grains, both '' for no such limit; per scope most exchanges at once, or ''
--- Reply: {verdict, limit, wait ms, used grains per bucket…, exchanges per scope…}
---   1 granted (used and exchanges are those after it; also when repeated: nothing is
---   taken twice) · 0 refused by bucket `limit`, or scope `limit` - buckets; wait -1 can
---   never fit · -1 the exchange is over, nothing may be reserved any more
-local CONCURRENT_WAIT = 1000
+-- ARGV: id, lease ms, kept ms, units, money, from ms, until ms: when the budgets' periods
+--   have begun and not ended; facts without the closing brace, which end in their debits;
+--   debits of the other slot, JSON, '' for none; per limit measure, number, room (grains,
+--   exchanges, units or money; -1 nothing goes), 1 in shadow or 0, its debit as JSON
+-- Reply, levels as core/room.py says, one per limit:
+--   {1, uncharged shadows as bits, levels after it…}   granted
+--   {2, facts, levels…}                                granted before, nothing done
+--   {0, limit, wait ms, -1 for never, levels…}         no room, nothing done
+--   {-1}         the exchange is over, nothing may be reserved any more
+--   {-2, now}    the budgets are of another period: nothing done, repeat with that time
+local BUSY_WAIT = 1000
+local STRIDE = 5
 
 local now = clock()
-local id, cost = ARGV[1], tonumber(ARGV[5])
-local scopes = (#KEYS - 2) / 3
-local buckets = 2 * scopes
-local stored = redis.call('MGET', unpack(KEYS, 1, 1 + buckets))
-local state = read_exchange(stored[1])
+local id, units, money = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[5])
+local limits = #KEYS - FIRST
+local stored, state, _, _, _, facts = read(limits)
 if state and state ~= 'R' then
   return { -1 }
+elseif not state and (now < tonumber(ARGV[6]) or now >= tonumber(ARGV[7])) then
+  return { -2, now }
 end
 
-local used, rates, costs, counted = {}, {}, {}, {}
-local longest, limit = 0, 0
-for bucket = 1, buckets do
-  local rate, capacity = tonumber(ARGV[4 + 2 * bucket]), tonumber(ARGV[5 + 2 * bucket])
-  used[bucket] = 0
-  if rate then
-    rates[bucket] = rate
-    costs[bucket] = (bucket % 2 == 1 and 1 or cost) * GRAINS
-    used[bucket] = drained(stored[1 + bucket], rate, now)
-    local missing = used[bucket] + costs[bucket] - capacity
-    if costs[bucket] > capacity then
-      missing, rate = math.huge, 1
+local measures, numbers, costs, levels, full = {}, {}, {}, {}, {}
+local longest, binding, shadows = 0, 0, 0
+for index = 1, limits do
+  local at = 5 + STRIDE * index
+  local measure, number = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  local room, key = tonumber(ARGV[at + 2]), FIRST + index
+  local cost, level, wait = 1, 0, 0
+  if measure < CONCURRENT then
+    cost = (measure == REQUESTS and 1 or units) * GRAINS
+    level = drained(stored[key], number, now)
+    local missing = level + cost - room
+    if missing > 0 then
+      wait = cost > room and math.huge or math.ceil(missing / number)
     end
-    if missing > 0 and missing / rate > longest then
-      longest, limit = math.ceil(missing / rate), bucket
+  elseif measure == CONCURRENT then
+    level = redis.call('ZCOUNT', KEYS[key], '(' .. now, '+inf')
+    if level >= room then
+      wait = room > 0 and BUSY_WAIT or math.huge
     end
-  end
-end
-for scope = 1, scopes do
-  local most = tonumber(ARGV[5 + 2 * buckets + scope])
-  counted[scope] = 0
-  if most then
-    counted[scope] = redis.call('ZCOUNT', KEYS[1 + buckets + scope], '(' .. now, '+inf')
-    local wait = most == 0 and math.huge or CONCURRENT_WAIT
-    if counted[scope] >= most and wait > longest then
-      longest, limit = wait, buckets + scope
-    end
-  end
-end
-
-local verdict = 1
-if not state then
-  if limit > 0 then
-    verdict = 0
   else
-    redis.call('SET', KEYS[1], 'R ' .. ARGV[5] .. '\n\n' .. ARGV[4], 'PX', ARGV[3])
-    for bucket, rate in pairs(rates) do
-      used[bucket] = used[bucket] + costs[bucket]
-      keep(KEYS[1 + bucket], used[bucket], rate, now)
+    cost = measure >= MONEY and money or units
+    level = tonumber(stored[key] or 0)
+    if level + cost > room then
+      wait = math.huge
     end
-    for scope = 1, scopes do
-      redis.call('ZREMRANGEBYSCORE', KEYS[1 + buckets + scope], '-inf', now)
-      counted[scope] = counted[scope] + 1
-    end
-    lease(scopes, id, now + ARGV[2])
+  end
+  measures[index], numbers[index], costs[index], levels[index] = measure, number, cost, level
+  if wait > 0 and ARGV[at + 3] == '1' then
+    full[index] = true
+    shadows = shadows + 2 ^ (index - 1)
+  elseif wait > longest then
+    longest, binding = wait, index
   end
 end
 
-local reply = { verdict, limit, longest < math.huge and longest or -1 }
-for bucket = 1, buckets do
-  reply[#reply + 1] = used[bucket]
+if state then
+  return { 2, facts, unpack(levels) }
+elseif binding > 0 then
+  return { 0, binding, longest < math.huge and longest or -1, unpack(levels) }
 end
-for scope = 1, scopes do
-  reply[#reply + 1] = counted[scope]
+
+local debits = { ARGV[9] ~= '' and ARGV[9] or nil }
+local ends = string.format('%.0f', now + ARGV[2])
+for index, measure in ipairs(measures) do
+  if not full[index] then
+    local key, level = KEYS[FIRST + index], levels[index] + costs[index]
+    levels[index] = level
+    if measure == CONCURRENT then
+      redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+      redis.call('ZADD', key, ends, id)
+    elseif measure < CONCURRENT and costs[index] > 0 then
+      keep(key, level, numbers[index], now)
+    elseif costs[index] > 0 then
+      spend(key, level, numbers[index], now)
+    end
+    debits[#debits + 1] = ARGV[9 + STRIDE * index]
+  end
 end
-return reply
+redis.call('ZADD', KEYS[2], ends, id)
+local told = #debits > 0 and ',"debits":[' .. table.concat(debits, ',') .. ']}' or '}'
+write('R', units, money, '', ARGV[8] .. told, ARGV[3])
+return { 1, shadows, unpack(levels) }

@@ -1,10 +1,10 @@
 -- SETTLE: an admitted exchange ended. Refunds or charges the difference to what was
 -- reserved, frees its lease and writes its usage record (transactional outbox).
 --
--- KEYS: as exchange.lua says, then outbox, settled sums of the hour
--- ARGV: id, closed ms, facts, weights (input, cached, output), counts (9 as exchange.lua
---   says), kind, flags, when the id was made (ms), restore ms, hour, model, rate per
---   bucket
+-- KEYS: as exchange.lua says, then for a tenant outbox, settled sums of the hour
+-- ARGV: id, closed ms, facts, hour, '' for the fleet, which writes no record; model, kind,
+--   flags, when the id was made (ms), restore ms, weights and prices (input, cached, output
+--   each), counts (9 as exchange.lua says), limits
 -- Reply: 1 settled · 2 it was before, nothing done · -h the record belongs to hour h:
 --   nothing done, repeat with that hour and its sums
 --
@@ -13,39 +13,37 @@
 -- After REAP the record is an adjustment: signed differences, in the hour of the record it
 -- corrects.
 local now = clock()
-local id = ARGV[1]
-local scopes = (#KEYS - 4) / 3
-local state, charged, stored = read_exchange(redis.call('GET', KEYS[1]))
+local id, hour = ARGV[1], tonumber(ARGV[4])
+local measures, numbers = read_limits(25)
+local stored, state, units, money, recorded = read(#measures)
 if state == 'S' then
   return 2
 end
-local counts = {}
-for index = 1, 9 do
-  counts[index] = tonumber(ARGV[6 + index])
-end
-local used = units(counts[1], counts[2], counts[3], ARGV[4], ARGV[5], ARGV[6])
-local recorded = state == 'A' and read_counts(stored)
-counts[9] = recorded and recorded[9] or clamp(counts[9], tonumber(ARGV[18]), now)
-local hour = math.floor(counts[9] / 3600000)
-if hour ~= tonumber(ARGV[20]) then
-  return -hour
+local counts = told_counts(16)
+local used_units, used_money = weigh(counts, 10), weigh(counts, 13)
+local reaped = state == 'A' and read_counts(recorded)
+counts[9] = reaped and reaped[9] or clamp(counts[9], tonumber(ARGV[8]), now)
+local of_hour = math.floor(counts[9] / 3600000)
+if hour and of_hour ~= hour then
+  return -of_hour
 end
 
 redis.call('SET', KEYS[1], 'S', 'PX', ARGV[2])
-if state or now - counts[9] <= tonumber(ARGV[19]) then
-  correct(2, scopes, used - (charged or 0), 22, now)
+if state or now - counts[9] <= tonumber(ARGV[9]) then
+  correct(stored, measures, numbers, 0,
+    used_units - (units or 0), used_money - (money or 0), now)
 end
-drop_lease(scopes, id)
-if not recorded then
-  record(id, ARGV[16], counts, ARGV[17], ARGV[3], ARGV[21])
-  return 1
-end
-local differs = false
-for index = 1, 4 do
-  counts[index] = counts[index] - recorded[index]
-  differs = differs or counts[index] ~= 0
-end
-if differs then
-  record(id .. '#adj', 4, counts, ARGV[17], ARGV[3], ARGV[21], id)
+drop_lease(measures, id)
+if hour and not reaped then
+  record(id, ARGV[6], counts, ARGV[7], ARGV[3], ARGV[5])
+elseif hour then
+  local differs = false
+  for index = 1, 4 do
+    counts[index] = counts[index] - reaped[index]
+    differs = differs or counts[index] ~= 0
+  end
+  if differs then
+    record(id .. '#adj', 4, counts, ARGV[7], ARGV[3], ARGV[5], id)
+  end
 end
 return 1

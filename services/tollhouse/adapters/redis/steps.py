@@ -1,5 +1,8 @@
 """The five steps of an exchange: which script, which keys, which arguments.
 
+An exchange is in the slot of its tenant, and in that of the fleet when it has a limit
+there; each step is run in both, as the same scripts. Only a tenant's slot has records.
+
 How long Redis remembers an exchange, and what that costs: a key of about 0.8 KB while
 it is open; about 0.17 KB for CLOSED_MS after it was settled or released, which is what
 makes repeats harmless: 61 MB at 100 exchanges a second. Abandoned ones are rare.
@@ -9,11 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from msgspec.json import encode
+
 from tollhouse.adapters.redis import shards
 from tollhouse.adapters.redis.client import Argument, Run, Script
+from tollhouse.core import room
+from tollhouse.core.buckets import Bucket
 from tollhouse.core.exchange import RESTORE_MS, Beat, Settlement
 from tollhouse.core.ids import created_ms
-from tollhouse.core.limits import Allowance, Limits, Reservation
+from tollhouse.core.limits import Debit, Limit
+from tollhouse.core.periods import QUARTER_MS, forgotten_ms, period
+from tollhouse.core.reservation import Reservation
+from tollhouse.core.room import Costs
 from tollhouse.core.usage import Facts
 
 OPEN_MS = 48 * 3_600_000
@@ -23,18 +33,7 @@ ABANDONED_MS = 24 * 3_600_000
 CLOSED_MS = 3_600_000
 """How long a repeat of a settlement or a late RESERVE is recognised."""
 HOUR_MS = 3_600_000
-
-
-@dataclass(frozen=True, slots=True)
-class Writing:
-    """A step that writes a record, which needs the sums of the record's hour.
-
-    Only the script knows the hour for sure (it has the time): it may ask for another.
-    """
-
-    shard: int
-    hour: int
-    run: Callable[[int], Run]
+_FOREVER_MS = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,65 +47,135 @@ class Scripts:
     reap: Script
 
     @classmethod
-    def load(cls) -> "Scripts":
-        """Read them from beside this module."""
+    def load(cls, clock: str = "clock.lua") -> "Scripts":
+        """Read them from beside this module; `clock` is where they get the time."""
         names = ("reserve", "beat", "settle", "release", "reap")
-        return cls(*(Script.load("exchange.lua", f"{name}.lua") for name in names))
+        return cls(*(Script.load(clock, "exchange.lua", f"{it}.lua") for it in names))
 
 
 @dataclass(frozen=True, slots=True)
+class Writing:
+    """A step that may write a record, which needs the sums of the record's hour.
+
+    Only the script knows the hour for sure (it has the time): it may ask for another.
+    None: the fleet's slot, no record.
+    """
+
+    slot: int
+    hour: int | None
+    run: Callable[[int | None], Run]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Side:
+    """The limits of a reservation that are in one slot, during one set of periods."""
+
+    slot: int
+    indexes: tuple[int, ...]
+    """Where they are among those of the reservation."""
+    limits: tuple[Limit, ...]
+    debits: tuple[Debit, ...]
+    keys: tuple[str, ...]
+    arguments: tuple[Argument, ...]
+    """Five of each limit, as reserve.lua says."""
+    times: tuple[int, int]
+    """From when until when the periods of all its budgets last, Unix milliseconds."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Place:
-    """Where an exchange's keys are; the same for all of a key, tenant and model."""
+    """What an exchange is charged to in one slot."""
 
-    shard: int
-    limits: tuple[str, ...]
-    """Buckets, leases of each scope, all leases, as exchange.lua wants them."""
+    slot: int
+    keys: tuple[str, ...]
+    arguments: tuple[Argument, ...]
+    """Two of each limit, as exchange.lua says."""
 
-    def keys(self, exchange_id: str) -> tuple[str, ...]:
-        return (shards.exchange(self.shard, exchange_id), *self.limits)
 
-    def keys_of_record(
-        self, exchange_id: str, tenant: str, hour: int
-    ) -> tuple[str, ...]:
-        return (
-            *self.keys(exchange_id),
-            shards.outbox(self.shard),
-            shards.settled(self.shard, tenant, hour),
-        )
+def sides(reservation: Reservation, at_ms: int) -> tuple[Side, ...]:
+    """Find the slots to reserve in: the fleet's if it has limits there; the tenant's."""
+    facts = reservation.facts
+    names = facts.tenant, facts.key_id, facts.served_model
+    return _sides(reservation.limits, *names, at_ms // QUARTER_MS)
 
 
 @lru_cache(maxsize=8192)
-def _place(tenant: str, key_id: str, model: str) -> _Place:
-    shard = shards.shard(tenant)
-    owners = (f"key:{key_id}", f"model:{tenant}:{model}")
-    buckets = (
-        f"{{s{shard}}}:bucket:{owner}:{what}"
-        for owner in owners
-        for what in ("requests", "units")
-    )
-    leases = (f"{{s{shard}}}:concurrent:{owner}" for owner in owners)
-    return _Place(shard, (*buckets, *leases, shards.leases(shard)))
+def _sides(
+    limits: tuple[Limit, ...], tenant: str, key_id: str, model: str, quarter: int
+) -> tuple[Side, ...]:
+    # A quarter of an hour is always within one day of every zone.
+    at_ms = quarter * QUARTER_MS
+    found = []
+    for slot in (shards.FLEET, shards.shard(tenant)):
+        is_fleet = slot == shards.FLEET
+        indexes = tuple(
+            index for index, it in enumerate(limits) if it.scope.is_fleet == is_fleet
+        )
+        if is_fleet and not indexes:
+            continue
+        mine = tuple(limits[index] for index in indexes)
+        debits = tuple(room.debit(limit, at_ms) for limit in mine)
+        periods = [
+            period(it.measure, it.zone, at_ms) for it in mine if it.measure.is_budget
+        ]
+        times = (
+            max((it.starts_ms for it in periods), default=0),
+            min((it.ends_ms for it in periods), default=_FOREVER_MS),
+        )
+        keys = _keys(slot, debits, tenant, key_id, model)
+        arguments: list[Argument] = []
+        for limit, debit in zip(mine, debits, strict=True):
+            arguments += (limit.measure.value, _number(debit), _room(limit))
+            arguments += (int(limit.shadow), encode(debit))
+        side = Side(slot, indexes, mine, debits, keys, tuple(arguments), times)
+        found.append(side)
+    return tuple(found)
 
 
-def _place_of(facts: Facts) -> _Place:
-    return _place(facts.tenant, facts.key_id, facts.served_model)
+def slots(facts: Facts) -> tuple[int, ...]:
+    """Find the slots an exchange was charged in."""
+    shard = shards.shard(facts.tenant)
+    if any(debit.scope.is_fleet for debit in facts.debits):
+        return shard, shards.FLEET
+    return (shard,)
 
 
-@lru_cache(maxsize=1024)
-def limits_of(key: Allowance, tenant_model: Allowance) -> Limits:
-    """The limits of two allowances; they change only with the configuration."""
-    return Limits(key, tenant_model)
+def _place_of(facts: Facts, slot: int) -> _Place:
+    return _place(slot, facts.debits, facts.tenant, facts.key_id, facts.served_model)
 
 
-@lru_cache(maxsize=1024)
-def _limit_arguments(key: Allowance, tenant_model: Allowance) -> tuple[Argument, ...]:
-    """What reserve.lua needs to know of the limits."""
-    limits = limits_of(key, tenant_model)
+@lru_cache(maxsize=8192)
+def _place(
+    slot: int, debits: tuple[Debit, ...], tenant: str, key_id: str, model: str
+) -> _Place:
+    is_fleet = slot == shards.FLEET
+    mine = tuple(it for it in debits if it.scope.is_fleet == is_fleet)
     arguments: list[Argument] = []
-    for bucket in limits.buckets:
-        arguments += ("", "") if bucket is None else (bucket.rate, bucket.capacity)
-    arguments += ("" if most is None else most for most in limits.concurrent)
-    return tuple(arguments)
+    for debit in mine:
+        arguments += (debit.measure.value, _number(debit))
+    return _Place(slot, _keys(slot, mine, tenant, key_id, model), tuple(arguments))
+
+
+def _keys(
+    slot: int, debits: tuple[Debit, ...], tenant: str, key_id: str, model: str
+) -> tuple[str, ...]:
+    """All keys of a run but the first, the exchange, and those of a record."""
+    limits = (shards.limit(debit, tenant, key_id, model) for debit in debits)
+    return shards.leases(slot), shards.promises(slot), *limits
+
+
+def _number(debit: Debit) -> int:
+    """What the scripts need to know of a limit to correct it."""
+    if debit.measure.is_budget:
+        return forgotten_ms(debit.measure, debit.parameter)
+    return debit.parameter
+
+
+def _room(limit: Limit) -> int:
+    """What a limit holds at most: grains, exchanges, units or money; -1: no nothing."""
+    if not limit.value:
+        return -1
+    return Bucket.of(limit).capacity if limit.measure.is_bucket else limit.value
 
 
 class Steps:
@@ -116,73 +185,95 @@ class Steps:
         self._scripts = scripts
         self._lease_ms = lease_ms
 
-    def reserve(self, reservation: Reservation) -> Run:
-        """Take room in every limit."""
+    def reserve(
+        self, reservation: Reservation, side: Side, elsewhere: tuple[Debit, ...]
+    ) -> Run:
+        """Take room in every limit of a slot; `elsewhere`: what another one charged."""
         facts, id_ = reservation.facts, reservation.exchange_id
+        costs = Costs.of(facts)
         arguments = (
-            *(id_, self._lease_ms, OPEN_MS, facts.encode(), facts.reserved_units),
-            *_limit_arguments(reservation.key, reservation.tenant_model),
+            *(id_, self._lease_ms, OPEN_MS, costs.units, costs.money, *side.times),
+            *(facts.encode()[:-1], b",".join(map(encode, elsewhere))),
+            *side.arguments,
         )
-        return self._scripts.reserve, _place_of(facts).keys(id_), arguments
+        keys = (shards.exchange(side.slot, id_), *side.keys)
+        return self._scripts.reserve, keys, arguments
 
-    def release(self, shard: int, exchange_id: str, facts: Facts | None) -> Run:
-        """Give all back; without facts only if there is nothing to give."""
-        arguments: list[Argument] = [exchange_id, CLOSED_MS]
-        if facts is None:
-            keys: tuple[str, ...] = (
-                shards.exchange(shard, exchange_id),
-                shards.leases(shard),
-            )
-        else:
-            keys = _place_of(facts).keys(exchange_id)
-            arguments += facts.debits
+    def release(
+        self, slot: int, exchange_id: str, facts: Facts | None, kept_ms: int
+    ) -> Run:
+        """Give all back; without facts only if there is nothing to give.
+
+        A RESERVE that comes within `kept_ms` is refused.
+        """
+        place = _Place(slot, _keys(slot, (), "", "", ""), ())
+        if facts is not None:
+            place = _place_of(facts, slot)
+        arguments = (exchange_id, kept_ms, int(facts is not None), *place.arguments)
+        keys = (shards.exchange(slot, exchange_id), *place.keys)
         return self._scripts.release, keys, arguments
 
-    def beat(self, beat: Beat) -> Run:
+    def beat(self, slot: int, beat: Beat) -> Run:
         """Extend the lease, keep the counts."""
-        facts = beat.facts
+        facts, place = beat.facts, _place_of(beat.facts, slot)
         arguments: tuple[Argument, ...] = (
-            *(beat.exchange_id, self._lease_ms, OPEN_MS, facts.encode()),
-            *facts.weights,
+            *(beat.exchange_id, self._lease_ms, OPEN_MS, facts.encode(), RESTORE_MS),
+            *(*facts.weights, *facts.prices),
             *_counts(beat, beat.at_ms),
-            RESTORE_MS,
-            *facts.debits,
+            *place.arguments,
         )
-        return self._scripts.beat, _place_of(facts).keys(beat.exchange_id), arguments
+        keys = (shards.exchange(slot, beat.exchange_id), *place.keys)
+        return self._scripts.beat, keys, arguments
 
-    def settle(self, settlement: Settlement) -> Writing:
+    def settle(self, slot: int, settlement: Settlement) -> Writing:
         """Replace the reservation by what was used."""
-        facts, exchange_id = settlement.facts, settlement.exchange_id
-        place = _place_of(facts)
-        created = created_ms(exchange_id)
-        before: tuple[Argument, ...] = (
-            *(exchange_id, CLOSED_MS, facts.encode()),
-            *facts.weights,
+        facts, id_ = settlement.facts, settlement.exchange_id
+        place = _place_of(facts, slot)
+        created = created_ms(id_)
+        before = (id_, CLOSED_MS, facts.encode())
+        after: tuple[Argument, ...] = (
+            *(facts.served_model, settlement.kind.value, settlement.flags),
+            *(created, RESTORE_MS, *facts.weights, *facts.prices),
             *_counts(settlement, settlement.ended_ms),
-            *(settlement.kind.value, settlement.flags, created, RESTORE_MS),
+            *place.arguments,
         )
-        after = (facts.served_model, *facts.debits)
 
-        def run(hour: int) -> Run:
-            keys = place.keys_of_record(exchange_id, facts.tenant, hour)
-            return self._scripts.settle, keys, (*before, hour, *after)
+        def run(hour: int | None) -> Run:
+            told = "" if hour is None else hour
+            keys = _keys_of_record(place, id_, facts.tenant, hour)
+            return self._scripts.settle, keys, (*before, told, *after)
 
-        return Writing(place.shard, max(settlement.ended_ms, created) // HOUR_MS, run)
+        return Writing(slot, _hour(slot, max(settlement.ended_ms, created)), run)
 
-    def reap(self, exchange_id: str, facts: Facts, beat_ms: int) -> Writing:
+    def reap(self, slot: int, exchange_id: str, facts: Facts, beat_ms: int) -> Writing:
         """Close what nobody serves any more; `beat_ms`: its last beat, or 0."""
-        place = _place_of(facts)
+        place = _place_of(facts, slot)
         created = created_ms(exchange_id)
 
-        def run(hour: int) -> Run:
-            keys = place.keys_of_record(exchange_id, facts.tenant, hour)
+        def run(hour: int | None) -> Run:
             arguments: tuple[Argument, ...] = (
                 *(exchange_id, ABANDONED_MS, created, facts.input_estimate),
-                *(hour, facts.served_model),
+                *("" if hour is None else hour, facts.served_model),
+                *place.arguments,
             )
+            keys = _keys_of_record(place, exchange_id, facts.tenant, hour)
             return self._scripts.reap, keys, arguments
 
-        return Writing(place.shard, max(beat_ms, created) // HOUR_MS, run)
+        return Writing(slot, _hour(slot, max(beat_ms, created)), run)
+
+
+def _hour(slot: int, at_ms: int) -> int | None:
+    return None if slot == shards.FLEET else at_ms // HOUR_MS
+
+
+def _keys_of_record(
+    place: _Place, exchange_id: str, tenant: str, hour: int | None
+) -> tuple[str, ...]:
+    keys = (shards.exchange(place.slot, exchange_id), *place.keys)
+    if hour is None:
+        return keys
+    settled = shards.settled(place.slot, tenant, hour)
+    return *keys, shards.outbox(place.slot), settled
 
 
 def _counts(event: Beat | Settlement, ended_ms: int) -> tuple[int, ...]:
