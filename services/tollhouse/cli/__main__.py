@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "up": ("up", "start the whole stack on this machine"),
-    "tenants": ("tenants", "create and list tenants"),
+    "tenants": ("tenants", "create, change and list tenants"),
     "keys": ("keys", "create, list and revoke API keys"),
+    "limits": ("limits", "show, set and simulate limits"),
     "usage": ("usage", "show token usage per tenant, model and hour"),
     "check-config": (
         "check_config",

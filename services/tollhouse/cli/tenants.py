@@ -8,21 +8,33 @@ from tollhouse.adapters.redis.records import Tenant
 from tollhouse.cli import keyring
 from tollhouse.cli.console import Console
 from tollhouse.cli.places import default_config
+from tollhouse.core.entitlement import UTC
 
 _CREATE = """\
-Create a tenant. Creating one that exists on the same plan changes nothing and is no
-error; changing its plan is refused.
+Create a tenant. Creating one that exists as asked for changes nothing and is no error;
+changing its plan or time zone is refused (`tollhouse tenants set` does that).
 
-example:
+examples:
   tollhouse tenants create acme --plan demo
+  tollhouse tenants create acme --plan demo --time-zone Europe/Berlin
   tollhouse keys create --tenant acme
 """
+_SET = """\
+Put a tenant on another plan, or its budgets into another time zone. Requests follow
+within two seconds; what the running day and month have used stays used.
+
+examples:
+  tollhouse tenants set acme --plan metered
+  tollhouse tenants set acme --time-zone America/New_York
+"""
 _LIST = """\
-List all tenants with their plan and state.
+List all tenants with their plan, state and time zone.
 
 example:
   tollhouse tenants list --json
 """
+
+_ZONE = "whose days and months its budgets follow, as Europe/Berlin"
 
 
 def add_parser(
@@ -31,7 +43,7 @@ def add_parser(
     """Add the command."""
     parser = subparsers.add_parser(
         "tenants",
-        help="create and list tenants",
+        help="create, change and list tenants",
         description="A tenant is who is billed: it owns keys, and its plan limits them."
         " `tollhouse tenants COMMAND --help` explains a command.",
     )
@@ -44,8 +56,18 @@ def add_parser(
     create.add_argument(
         "--plan", required=True, help="a plan of tollhouse.yaml: the tenant's limits"
     )
+    create.add_argument("--time-zone", metavar="ZONE", help=f"{_ZONE} (default: UTC)")
     keyring.add_place_options(create)
     create.set_defaults(run=keyring.reporting(_create))
+
+    set_ = keyring.add_command(
+        commands, "set", summary="change a tenant", description=_SET
+    )
+    set_.add_argument("name", metavar="NAME", help="the tenant")
+    set_.add_argument("--plan", help="another plan of tollhouse.yaml")
+    set_.add_argument("--time-zone", metavar="ZONE", help=_ZONE)
+    keyring.add_place_options(set_)
+    set_.set_defaults(run=keyring.reporting(_set))
 
     list_ = keyring.add_command(
         commands, "list", summary="list tenants", description=_LIST
@@ -73,13 +95,26 @@ def warn_of_unknown_plan(plan: str) -> None:
 
 def _create(args: argparse.Namespace) -> None:
     with keyring.open_keyring(args) as ring:
-        tenant, is_new = ring.create_tenant(args.name, args.plan)
+        tenant, is_new = ring.create_tenant(args.name, args.plan, args.time_zone)
     warn_of_unknown_plan(args.plan)
     if args.json:
         keyring.print_json({**_to_json(tenant), "created": is_new})
         return
     what = "created" if is_new else "exists"
-    Console().line(f"tenant {tenant.name} {what}, on plan {tenant.plan}")
+    Console().line(f"tenant {tenant.name} {what}, {_terms(tenant)}")
+
+
+def _set(args: argparse.Namespace) -> None:
+    if args.plan is None and args.time_zone is None:
+        raise ValueError("nothing to change: give --plan, --time-zone or both")
+    with keyring.open_keyring(args) as ring:
+        tenant = ring.change_tenant(args.name, plan=args.plan, time_zone=args.time_zone)
+    if args.plan is not None:
+        warn_of_unknown_plan(args.plan)
+    if args.json:
+        keyring.print_json(_to_json(tenant))
+        return
+    Console().line(f"tenant {tenant.name} is {_terms(tenant)}")
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -89,12 +124,23 @@ def _list(args: argparse.Namespace) -> None:
         keyring.print_json({"tenants": [_to_json(tenant) for tenant in tenants]})
         return
     keyring.print_table(
-        ("TENANT", "PLAN", "STATE", "CREATED"),
+        ("TENANT", "PLAN", "STATE", "TIME ZONE", "CREATED"),
         [
-            (it.name, it.plan, it.state, keyring.when(it.created_at) or "")
+            (
+                it.name,
+                it.plan,
+                it.state,
+                it.overrides.zone,
+                keyring.when(it.created_at) or "",
+            )
             for it in tenants
         ],
     )
+
+
+def _terms(tenant: Tenant) -> str:
+    zone = tenant.overrides.zone
+    return f"on plan {tenant.plan}" + ("" if zone == UTC else f", in {zone}")
 
 
 def _to_json(tenant: Tenant) -> dict[str, str | None]:
@@ -102,5 +148,6 @@ def _to_json(tenant: Tenant) -> dict[str, str | None]:
         "name": tenant.name,
         "plan": tenant.plan,
         "state": tenant.state,
+        "time_zone": tenant.overrides.zone,
         "created_at": keyring.when(tenant.created_at),
     }

@@ -1,0 +1,137 @@
+"""Overrides of limits as an operator writes and reads them."""
+
+import argparse
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Final
+
+import msgspec
+
+from tollhouse.core.entitlement import Amount, Override
+from tollhouse.core.limits import MONEY
+
+NONE: Final = "none"
+"""No such limit."""
+PLAN: Final = "plan"
+"""What the plan says."""
+
+_MOST = 2**53
+_MOST_MONEY = 900_000
+_LONGEST_BURST_SECONDS = 3600.0
+_COUNT = re.compile(r"[0-9][0-9_]{0,20}")
+_MONEY = re.compile(r"[0-9]{1,6}(\.[0-9]{1,4})?")
+_SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,3})?")
+_SHADOW = {"on": True, "off": False, PLAN: None}
+
+_Value = Amount | float | bool
+
+
+def parse_count(text: str) -> Amount:
+    """Read a number of requests, units or exchanges. Raises ValueError."""
+    if text in (NONE, PLAN):
+        return "unlimited" if text == NONE else None
+    if not _COUNT.fullmatch(text) or not 1 <= int(text.replace("_", "")) <= _MOST:
+        raise ValueError("write a whole number above 0, none (no such limit) or plan")
+    return int(text.replace("_", ""))
+
+
+def parse_money(text: str) -> Amount:
+    """Read an amount of the currency into `MONEY`. Raises ValueError."""
+    if text in (NONE, PLAN):
+        return "unlimited" if text == NONE else None
+    if not _MONEY.fullmatch(text) or not 0 < Decimal(text) <= _MOST_MONEY:
+        raise ValueError(
+            "write an amount such as 12.50, above 0, up to 900000, with 4 decimal "
+            "places at most; none (no such limit) or plan"
+        )
+    return int(Decimal(text) * MONEY)
+
+
+def parse_burst(text: str) -> float | None:
+    """Read seconds. Raises ValueError."""
+    if text == PLAN:
+        return None
+    if not _SECONDS.fullmatch(text) or not 0 < float(text) <= _LONGEST_BURST_SECONDS:
+        raise ValueError("write seconds above 0, up to 3600, or plan")
+    return float(text)
+
+
+def parse_shadow(text: str) -> bool | None:
+    """Read on, off or plan. Raises ValueError."""
+    if text not in _SHADOW:
+        raise ValueError("write on, off or plan")
+    return _SHADOW[text]
+
+
+_FIELDS: Final[dict[str, tuple[Callable[[str], _Value], str, str]]] = {
+    "requests_per_minute": (parse_count, "N", "requests per minute"),
+    "units_per_minute": (parse_count, "N", "tokens times weights, per minute"),
+    "concurrent": (parse_count, "N", "exchanges at once"),
+    "units_per_day": (parse_count, "N", "units per day of the tenant's time zone"),
+    "units_per_month": (parse_count, "N", "units per calendar month"),
+    "money_per_day": (parse_money, "AMOUNT", "tokens times prices, per day"),
+    "money_per_month": (parse_money, "AMOUNT", "the same per calendar month"),
+    "burst_seconds": (parse_burst, "S", "of the per-minute limits, usable at once"),
+    "shadow": (parse_shadow, "on|off", "count these limits, never refuse by them"),
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add an option for every field."""
+    group = parser.add_argument_group("limits")
+    for field, (parse, metavar, what) in _FIELDS.items():
+        or_none = "|none" if parse in (parse_count, parse_money) else ""
+        group.add_argument(
+            _option(field), metavar=f"{metavar}{or_none}|plan", help=what
+        )
+
+
+def change_of(args: argparse.Namespace) -> Callable[[Override], Override]:
+    """Make what the options ask for; fields not named stay. Raises ValueError."""
+    changes: dict[str, _Value] = {}
+    for field, (parse, _, _) in _FIELDS.items():
+        text = getattr(args, field)
+        if text is None:
+            continue
+        try:
+            changes[field] = parse(text)
+        except ValueError as error:
+            raise ValueError(f"{_option(field)} {text!r}: {error}") from None
+    if not changes:
+        options = ", ".join(map(_option, _FIELDS))
+        raise ValueError(f"nothing to set: give at least one of {options}")
+    return lambda old: msgspec.structs.replace(old, **changes)
+
+
+def to_json(override: Override) -> dict[str, object]:
+    """What differs from the plan, in the words of the options; money as text."""
+    return {
+        field: _to_json(field, value)
+        for field, value in msgspec.structs.asdict(override).items()
+        if value is not None
+    }
+
+
+def describe(override: Override) -> str:
+    """The same in one line."""
+    words = {True: "on", False: "off"}
+    parts = []
+    for field, value in to_json(override).items():
+        shown = words[value] if isinstance(value, bool) else value
+        parts.append(f"{field}={shown}")
+    return " ".join(parts)
+
+
+def _to_json(field: str, value: float | bool | str) -> object:  # noqa: FBT001
+    if value == "unlimited":
+        return NONE
+    if _FIELDS[field][0] is parse_money:
+        # Every digit there is, two at least: 0.0001, 12.50.
+        whole, _, places = f"{Decimal(value) / MONEY:f}".partition(".")
+        return f"{whole}.{places:0<2}"
+    return value
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
