@@ -6,6 +6,7 @@ Kubernetes ConfigMap is changed by turning a link. A file with a fault changes n
 """
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -26,12 +27,21 @@ class Live:
     """The catalog as it is now; what has begun with an older one ends with it."""
 
     def __init__(
-        self, path: Path, *, interval_seconds: float = INTERVAL_SECONDS
+        self,
+        path: Path,
+        *,
+        prepare: Callable[[Catalog], None] = lambda _: None,
+        interval_seconds: float = INTERVAL_SECONDS,
     ) -> None:
-        """Read the file. Raises ConfigurationError with all faults."""
-        self.catalog: Catalog = load(path).catalog()
-        """Replaced whole, never changed."""
+        """Read the file. Raises ConfigurationError with all faults.
+
+        `prepare` gets ready what a catalog needs before it is used, in a thread but
+        for the first, and raises ConfigurationError where it can't.
+        """
+        self._prepare = prepare
         self._path = path
+        self.catalog: Catalog = self._read()
+        """Replaced whole, never changed."""
         self._interval_seconds = interval_seconds
         self._refused = ""
 
@@ -50,17 +60,21 @@ class Live:
     async def _take(self) -> None:
         """Read the file and replace the catalog, if it is good and says otherwise."""
         try:
-            configuration = await asyncio.to_thread(load, self._path)
+            catalog = await asyncio.to_thread(self._read)
         except ConfigurationError as error:
             if str(error) != self._refused:
                 self._refused = str(error)
                 _log.error("config.refused", faults=self._refused.splitlines())
             return
-        catalog = configuration.catalog()
         changes = _changes(self.catalog, catalog)
         if changes or self._refused:
             self.catalog, self._refused = catalog, ""
             _log.info("config.reloaded", **changes)
+
+    def _read(self) -> Catalog:
+        catalog = load(self._path).catalog()
+        self._prepare(catalog)
+        return catalog
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -3,22 +3,26 @@
 import re
 
 from tollhouse.adapters import telemetry
-from tollhouse.adapters.configuration import ConfigurationError, load
+from tollhouse.adapters.configuration import ConfigurationError
 from tollhouse.adapters.grpc_server import serve
 from tollhouse.adapters.ledger import LedgerReader
+from tollhouse.adapters.live import Live
+from tollhouse.adapters.metrics import Metrics
 from tollhouse.adapters.process import Process, StartError, read_settings, run
 from tollhouse.adapters.redis.client import Redis
+from tollhouse.adapters.redis.experience import Lessons, Refresher
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.outbox import Outbox
 from tollhouse.adapters.redis.positions import Positions
+from tollhouse.adapters.redis.workers import Workers
+from tollhouse.adapters.tokenizer import Tokenizers
+from tollhouse.core.experience import Experience
 from tollhouse.extproc.config import Settings
+from tollhouse.extproc.ladder import Ladder
+from tollhouse.extproc.learner import Learner
 from tollhouse.extproc.relay import Relay
 from tollhouse.extproc.servicer import SERVICE, ExternalProcessorServicer
 from tollhouse.extproc.settler import Settler
-
-# A disk that is busy for a moment stalls every fsync: 50 ms, the client's own budget,
-# refused 10 of 6,000 requests then; Envoy waits a second for us (docs/adr/0005).
-REDIS_BUDGET_SECONDS = 0.25
 
 # A header value nobody guesses and every proxy takes.
 _PROOF = re.compile(rb"[A-Za-z0-9_-]{32,256}")
@@ -28,36 +32,63 @@ async def main(process: Process) -> None:
     """Wire the parts and serve."""
     settings = read_settings(Settings)
     telemetry.configure(process.name, settings.log_level)
+    tokenizers = Tokenizers()
     try:
-        catalog = load(settings.config).catalog()
+        live = Live(
+            settings.config, prepare=lambda it: tokenizers.load(it.models.values())
+        )
     except ConfigurationError as error:
         raise StartError(str(error)) from error
     proof = _proof(settings)
     reader = _reader(settings)
     try:
-        redis = await Redis.connect(
-            settings.redis_url, budget_seconds=REDIS_BUDGET_SECONDS
-        )
+        redis = await Redis.connect(settings.redis_url)
     except ValueError as error:
         raise StartError(f"TOLLHOUSE_REDIS_URL: {error}") from error
+    worker = f"{settings.node}/{settings.worker}"
+    metrics = Metrics.open(process.name, worker)
     limiter = Limiter(redis)
+    workers = Workers(redis, worker, minimum=settings.min_workers)
+    experience = Experience()
+    learner = Learner(Lessons(redis), metrics)
     relay = Relay(Outbox(redis, settings.worker), settings.billing_target)
     settler = Settler(
-        reader, Positions(redis, settings.node), limiter, redis, relay.notify
+        reader,
+        Positions(redis, settings.node),
+        limiter,
+        redis,
+        relay.notify,
+        learn=learner.learn,
     )
-    servicer = ExternalProcessorServicer(catalog, limiter, proof)
+    servicer = ExternalProcessorServicer(
+        live=live,
+        experience=experience,
+        tokenizers=tokenizers,
+        ladder=Ladder(limiter, workers),
+        metrics=metrics,
+        proof=proof,
+    )
     try:
         await serve(
             process,
             servicer.add_to,
             settings.listen,
             service_names=[SERVICE],
-            background=[settler.read, settler.reap, relay.run],
+            background=[
+                settler.read,
+                settler.reap,
+                relay.run,
+                live.run,
+                workers.beat,
+                Refresher(redis, experience).run,
+                learner.run,
+            ],
         )
         await servicer.drain()
     finally:
         reader.close()
         await redis.close()
+        metrics.close()
 
 
 def _proof(settings: Settings) -> bytes:

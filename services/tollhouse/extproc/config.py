@@ -25,4 +25,7 @@ class Settings(BaseSettings):
     worker: str = Field(
         "extproc-0", description="name of this worker, the same over its restarts"
     )
+    min_workers: int = Field(
+        1, ge=1, description="extproc workers there are at least, on all nodes"
+    )
     log_level: Level = Field("info", description="debug, info, warning or error")

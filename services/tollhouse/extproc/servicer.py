@@ -9,11 +9,13 @@ is an immediate response or an error status.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import grpc
 import structlog
 
+from tollhouse.adapters.live import Live
+from tollhouse.adapters.metrics import Metrics
 from tollhouse.adapters.tokenizer import Tokenizers
 from tollhouse.core.admission import (
     Admission,
@@ -30,7 +32,6 @@ from tollhouse.core.admission import (
     StreamEnded,
     TokensCounted,
 )
-from tollhouse.core.catalog import Catalog
 from tollhouse.core.experience import Experience
 from tollhouse.core.ids import exchange_id
 from tollhouse.core.limits import Measure
@@ -70,21 +71,24 @@ MOST_HELD = 256
 class ExternalProcessorServicer:
     """Admits or refuses; never sees a response.
 
-    `catalog` gives what is on offer now: it is asked once for each request.
+    Each request is judged by the catalog that is `live` when it comes.
     """
 
     def __init__(
         self,
-        catalog: Callable[[], Catalog],
+        *,
+        live: Live,
         experience: Experience,
         tokenizers: Tokenizers,
         ladder: Ladder,
+        metrics: Metrics,
         proof: bytes,
     ) -> None:
-        self._catalog = catalog
+        self._live = live
         self._experience = experience
         self._tokenizers = tokenizers
         self._ladder = ladder
+        self._metrics = metrics
         self._proof = proof
         self._held = 0
         self._releases: set[asyncio.Task[None]] = set()
@@ -108,7 +112,7 @@ class ExternalProcessorServicer:
     ) -> AsyncIterator[bytes]:
         """Run one admission over one stream."""
         id_ = exchange_id(time.time_ns() // 1_000_000, os.urandom(10))
-        admission = Admission(id_, self._catalog(), self._experience)
+        admission = Admission(id_, self._live.catalog, self._experience)
         is_grpc = False
         try:
             async for message in messages:
@@ -121,6 +125,7 @@ class ExternalProcessorServicer:
                     if self._held < MOST_HELD and _may_be_held(verdict, command):
                         yield to_pb_hold(command.hold_seconds)
                         verdict = await self._hold(command)
+                    self._count(verdict, command.reservation)
                     command = _told(admission, verdict)
                 yield self._reply(command, id_, is_grpc=is_grpc)
                 if not isinstance(command, Identify):
@@ -183,6 +188,24 @@ class ExternalProcessorServicer:
                     return verdict
         finally:
             self._held -= 1
+
+    def _count(self, verdict: Verdict, reservation: Reservation) -> None:
+        """Tell operators which limits bind."""
+        facts = reservation.facts
+        match verdict:
+            case Refused(limit):
+                self._metrics.refused(limit, facts.served_model, facts.plan)
+            case Granted(shadowed=limits):
+                for limit in limits:
+                    self._metrics.shadowed(limit, facts.served_model, facts.plan)
+                    _log.info(
+                        "limit.shadowed",
+                        exchange_id=reservation.exchange_id,
+                        tenant=facts.tenant,
+                        key_id=facts.key_id,
+                        scope=limit.scope.name.lower(),
+                        measure=limit.measure.name.lower(),
+                    )
 
     def _release_later(self, reservation: Reservation) -> None:
         task = asyncio.create_task(self._release(reservation))

@@ -1,6 +1,7 @@
 """No request reaches a backend unless extproc said so, whatever fails."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import httpx
@@ -199,9 +200,9 @@ async def test_a_grpc_client_is_refused_in_grpc(tmp_path):
         running_edge(tmp_path, find_port, without_route="grpc-unimplemented") as edge,
         grpc.aio.insecure_channel(f"127.0.0.1:{edge.port}") as channel,
     ):
-        call = channel.unary_unary(f"{_PATHS[0]}?grpc@headers")
+        ask: Any = channel.unary_unary(f"{_PATHS[0]}?grpc@headers")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call(b"", metadata=[("authorization", KEY)])
+            await ask(b"", metadata=[("authorization", KEY)])
         assert not edge.backend.received
 
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
