@@ -63,7 +63,8 @@ class Costs:
 def wait_ms(limit: Limit, cost: int, level: int) -> float:
     """Milliseconds until `cost` should fit a limit; 0: it does, infinity: never.
 
-    A limit of 0 admits nothing, not even what costs nothing.
+    A limit of 0 admits nothing, not even what costs nothing. A capacity is judged as if
+    all were one tenant; who gets what of it is up to `core.fairness`.
     """
     if not limit.value:
         return math.inf
@@ -71,7 +72,8 @@ def wait_ms(limit: Limit, cost: int, level: int) -> float:
         return buckets.wait_ms(level, cost, Bucket.of(limit))
     if limit.measure.is_budget:
         return math.inf if level + cost > limit.value else 0
-    return BUSY_WAIT_MS if level >= limit.value else 0
+    # Units in flight may be more than the capacity for one request alone.
+    return BUSY_WAIT_MS if level and level + cost > limit.value else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 -- the reservation. A late repeat of an older beat changes no count.
 --
 -- KEYS: as exchange.lua says
--- ARGV: id, lease ms, kept ms, facts, restore ms, weights and prices (input, cached,
+-- ARGV: id, lease ms, kept ms, facts, tenant, restore ms, weights and prices (input, cached,
 --   output each), counts (9 as exchange.lua says; ended: when the beat was written), limits
 -- Reply: 1, or 0 when the exchange is not open: SETTLE will sort it out
 --
@@ -11,10 +11,10 @@
 -- a settled exchange is remembered for.
 local now = clock()
 local id = ARGV[1]
-local measures, numbers = read_limits(21)
+local measures, numbers = read_limits(22)
 local stored, state, units, money, beaten, facts = read(#measures)
-local counts = told_counts(12)
-if not state and now - counts[9] <= tonumber(ARGV[5]) then
+local counts = told_counts(13)
+if not state and now - counts[9] <= tonumber(ARGV[6]) then
   units, money, beaten, facts = 0, 0, '', ARGV[4]
 elseif state ~= 'R' then
   return 0
@@ -29,9 +29,10 @@ if old[9] and old[9] > counts[9] then
     counts[index] = old[index]
   end
 end
-local more_units = math.max(0, weigh(counts, 6) - units)
-local more_money = math.max(0, weigh(counts, 9) - money)
+local more_units = math.max(0, weigh(counts, 7) - units)
+local more_money = math.max(0, weigh(counts, 10) - money)
 write('R', units + more_units, money + more_money, write_counts(counts), facts, ARGV[3])
 correct(stored, measures, numbers, 0, more_units, more_money, now)
+share(measures, numbers, ARGV[5], more_units, more_units)
 lease(measures, id, now + ARGV[2])
 return 1

@@ -100,6 +100,15 @@ local function correct(stored, measures, numbers, requests, units, money, now)
   end
 end
 
+-- Adds to a tenant's units in flight and to what it was given, or takes back.
+local function share(measures, numbers, tenant, held, served)
+  for index, measure in ipairs(measures) do
+    if measure == CAPACITY then
+      fair_change(KEYS[FIRST + index], tenant, numbers[index], held, served)
+    end
+  end
+end
+
 -- Puts the exchange's lease into every sorted set of leases.
 local function lease(measures, id, ends)
   ends = string.format('%.0f', ends) -- once, not in each call

@@ -4,11 +4,11 @@
 --
 -- KEYS: as exchange.lua says, then for a tenant outbox, settled sums of the hour
 -- ARGV: id, kept ms, when the id was made (ms), input estimate, hour, '' for the fleet,
---   which writes no record; model, limits
+--   which writes no record; model, tenant, limits
 -- Reply: 1 reaped · 0 not open, or its lease was extended · -h as SETTLE
 local now = clock()
 local id, hour = ARGV[1], tonumber(ARGV[5])
-local measures = read_limits(7)
+local measures, numbers = read_limits(8)
 local _, state, units, money, beaten, facts = read(#measures)
 if state ~= 'R' then
   drop_lease(measures, id)
@@ -31,6 +31,7 @@ end
 
 write('A', units, money, write_counts(counts), facts, ARGV[2])
 drop_lease(measures, id)
+share(measures, numbers, ARGV[7], -units, 0)
 if hour then
   record(id, 3, counts, '', facts, ARGV[6])
 end

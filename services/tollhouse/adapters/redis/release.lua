@@ -2,8 +2,8 @@
 -- tombstone for some time, so that a RESERVE that comes late is refused. No record.
 --
 -- KEYS: as exchange.lua says
--- ARGV: id, ms the tombstone stays, 0 for none; 1 where the limits follow, 0 where the
---   caller knows of none; limits
+-- ARGV: id, ms the tombstone stays, 0 for none; tenant, '' where the caller knows of no
+--   limits; limits
 -- Reply: 1 released, also when it was before · 0 it was settled, nothing done · 2 it was
 --   reaped: settle it with zero counts · 3 there is a reservation: repeat with its limits
 local now = clock()
@@ -14,10 +14,11 @@ if state == 'S' then
 elseif state == 'A' then
   return 2
 elseif state == 'R' then
-  if ARGV[3] == '0' then
+  if ARGV[3] == '' then
     return 3
   end
   correct(stored, measures, numbers, -1, -units, -money, now)
+  share(measures, numbers, ARGV[3], -units, -units)
 end
 drop_lease(measures, ARGV[1])
 if ARGV[2] == '0' then

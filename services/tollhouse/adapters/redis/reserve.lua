@@ -4,7 +4,7 @@
 -- KEYS: as exchange.lua says
 -- ARGV: id, lease ms, kept ms, units, money, from ms, until ms: when the budgets' periods
 --   have begun and not ended; facts without the closing brace, which end in their debits;
---   debits of the other slot, JSON, '' for none; per limit measure, number, room (grains,
+--   debits of the other slot, JSON, '' for none; tenant; per limit measure, number, room (grains,
 --   exchanges, units or money; -1 nothing goes), 1 in shadow or 0, its debit as JSON
 -- Reply, levels as core/room.py says, one per limit:
 --   {1, uncharged shadows as bits, levels after it…}   granted
@@ -26,9 +26,9 @@ elseif not state and (now < tonumber(ARGV[6]) or now >= tonumber(ARGV[7])) then
 end
 
 local measures, numbers, costs, levels, full = {}, {}, {}, {}, {}
-local longest, binding, shadows = 0, 0, 0
+local longest, binding, shadows, start = 0, 0, 0, nil
 for index = 1, limits do
-  local at = 5 + STRIDE * index
+  local at = 6 + STRIDE * index
   local measure, number = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
   local room, key = tonumber(ARGV[at + 2]), FIRST + index
   local cost, level, wait = 1, 0, 0
@@ -42,6 +42,13 @@ for index = 1, limits do
   elseif measure == CONCURRENT then
     level = redis.call('ZCOUNT', KEYS[key], '(' .. now, '+inf')
     if level >= room then
+      wait = room > 0 and BUSY_WAIT or math.huge
+    end
+  elseif measure == CAPACITY then
+    local fits
+    cost = units
+    fits, level, start = fair_room(KEYS[key], ARGV[10], number, units, room)
+    if not fits then
       wait = room > 0 and BUSY_WAIT or math.huge
     end
   else
@@ -77,10 +84,12 @@ for index, measure in ipairs(measures) do
       redis.call('ZADD', key, ends, id)
     elseif measure < CONCURRENT and costs[index] > 0 then
       keep(key, level, numbers[index], now)
+    elseif measure == CAPACITY then
+      fair_change(key, ARGV[10], numbers[index], units, units, start)
     elseif costs[index] > 0 then
       spend(key, level, numbers[index], now)
     end
-    debits[#debits + 1] = ARGV[9 + STRIDE * index]
+    debits[#debits + 1] = ARGV[10 + STRIDE * index]
   end
 end
 redis.call('ZADD', KEYS[2], ends, id)

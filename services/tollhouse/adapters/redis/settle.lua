@@ -3,8 +3,8 @@
 --
 -- KEYS: as exchange.lua says, then for a tenant outbox, settled sums of the hour
 -- ARGV: id, closed ms, facts, hour, '' for the fleet, which writes no record; model, kind,
---   flags, when the id was made (ms), restore ms, weights and prices (input, cached, output
---   each), counts (9 as exchange.lua says), limits
+--   flags, when the id was made (ms), restore ms, tenant, weights and prices (input, cached,
+--   output each), counts (9 as exchange.lua says), limits
 -- Reply: 1 settled · 2 it was before, nothing done · -h the record belongs to hour h:
 --   nothing done, repeat with that hour and its sums
 --
@@ -14,13 +14,13 @@
 -- corrects.
 local now = clock()
 local id, hour = ARGV[1], tonumber(ARGV[4])
-local measures, numbers = read_limits(25)
+local measures, numbers = read_limits(26)
 local stored, state, units, money, recorded = read(#measures)
 if state == 'S' then
   return 2
 end
-local counts = told_counts(16)
-local used_units, used_money = weigh(counts, 10), weigh(counts, 13)
+local counts = told_counts(17)
+local used_units, used_money = weigh(counts, 11), weigh(counts, 14)
 local reaped = state == 'A' and read_counts(recorded)
 counts[9] = reaped and reaped[9] or clamp(counts[9], tonumber(ARGV[8]), now)
 local of_hour = math.floor(counts[9] / 3600000)
@@ -30,8 +30,9 @@ end
 
 redis.call('SET', KEYS[1], 'S', 'PX', ARGV[2])
 if state or now - counts[9] <= tonumber(ARGV[9]) then
-  correct(stored, measures, numbers, 0,
-    used_units - (units or 0), used_money - (money or 0), now)
+  local more = used_units - (units or 0)
+  correct(stored, measures, numbers, 0, more, used_money - (money or 0), now)
+  share(measures, numbers, ARGV[10], state == 'R' and -units or 0, more)
 end
 drop_lease(measures, id)
 if hour and not reaped then

@@ -34,6 +34,7 @@ CLOSED_MS = 3_600_000
 """How long a repeat of a settlement or a late RESERVE is recognised."""
 HOUR_MS = 3_600_000
 _FOREVER_MS = 2**53
+_SHARED = ("fairness.lua", "exchange.lua")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Scripts:
     def load(cls, clock: str = "clock.lua") -> "Scripts":
         """Read them from beside this module; `clock` is where they get the time."""
         names = ("reserve", "beat", "settle", "release", "reap")
-        return cls(*(Script.load(clock, "exchange.lua", f"{it}.lua") for it in names))
+        return cls(*(Script.load(clock, *_SHARED, f"{name}.lua") for name in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class _Place:
 
 
 def sides(reservation: Reservation, at_ms: int) -> tuple[Side, ...]:
-    """Find the slots to reserve in: the fleet's if it has limits there; the tenant's."""
+    """Find the slots to reserve in: the tenant's, and before it any of the fleet."""
     facts = reservation.facts
     names = facts.tenant, facts.key_id, facts.served_model
     return _sides(reservation.limits, *names, at_ms // QUARTER_MS)
@@ -194,6 +195,7 @@ class Steps:
         arguments = (
             *(id_, self._lease_ms, OPEN_MS, costs.units, costs.money, *side.times),
             *(facts.encode()[:-1], b",".join(map(encode, elsewhere))),
+            facts.tenant,
             *side.arguments,
         )
         keys = (shards.exchange(side.slot, id_), *side.keys)
@@ -209,7 +211,12 @@ class Steps:
         place = _Place(slot, _keys(slot, (), "", "", ""), ())
         if facts is not None:
             place = _place_of(facts, slot)
-        arguments = (exchange_id, kept_ms, int(facts is not None), *place.arguments)
+        arguments = (
+            exchange_id,
+            kept_ms,
+            "" if facts is None else facts.tenant,
+            *place.arguments,
+        )
         keys = (shards.exchange(slot, exchange_id), *place.keys)
         return self._scripts.release, keys, arguments
 
@@ -217,8 +224,8 @@ class Steps:
         """Extend the lease, keep the counts."""
         facts, place = beat.facts, _place_of(beat.facts, slot)
         arguments: tuple[Argument, ...] = (
-            *(beat.exchange_id, self._lease_ms, OPEN_MS, facts.encode(), RESTORE_MS),
-            *(*facts.weights, *facts.prices),
+            *(beat.exchange_id, self._lease_ms, OPEN_MS, facts.encode()),
+            *(facts.tenant, RESTORE_MS, *facts.weights, *facts.prices),
             *_counts(beat, beat.at_ms),
             *place.arguments,
         )
@@ -233,7 +240,7 @@ class Steps:
         before = (id_, CLOSED_MS, facts.encode())
         after: tuple[Argument, ...] = (
             *(facts.served_model, settlement.kind.value, settlement.flags),
-            *(created, RESTORE_MS, *facts.weights, *facts.prices),
+            *(created, RESTORE_MS, facts.tenant, *facts.weights, *facts.prices),
             *_counts(settlement, settlement.ended_ms),
             *place.arguments,
         )
@@ -253,7 +260,7 @@ class Steps:
         def run(hour: int | None) -> Run:
             arguments: tuple[Argument, ...] = (
                 *(exchange_id, ABANDONED_MS, created, facts.input_estimate),
-                *("" if hour is None else hour, facts.served_model),
+                *("" if hour is None else hour, facts.served_model, facts.tenant),
                 *place.arguments,
             )
             keys = _keys_of_record(place, exchange_id, facts.tenant, hour)
