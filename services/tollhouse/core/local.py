@@ -15,7 +15,7 @@ What all workers admit while Redis is away, T minutes, whatever the traffic's sp
     bucket      burst + limit * T; less by what each saw used. Where it saw nothing or
                 long ago it starts with its part of the burst: no more than one burst
                 is then admitted twice. In any 60 s: limit + the larger of the burst
-                and workers * the largest request.
+                and 2 * workers * the largest request.
     budget      what was left when last seen; of one never seen a tenth, so that even
                 a spent one is exceeded by no more than that, once per worker and start
     concurrent  the limit, if exchanges last as long as is typical: nobody tells us how
@@ -26,6 +26,7 @@ What all workers admit while Redis is away, T minutes, whatever the traffic's sp
 import heapq
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from zlib import crc32
@@ -96,28 +97,28 @@ class LocalLimits:
         """Take the estimate from this worker's part of every limit, or from none."""
         limits, facts = reservation.limits, reservation.facts
         at_ms = created_ms(reservation.exchange_id)
-        costs = room.Costs.of(facts)
-        # One turn for all limits of a tenant, or one worker would have the place of
-        # its key and another one that of the tenant.
-        turn = (share.turn + crc32(facts.tenant.encode())) % share.workers
-        copies, waits = [], []
-        for limit in limits:
-            cost = costs.of_measure(limit.measure)
-            mine = Share(share.turn if limit.scope.is_fleet else turn, share.workers)
-            copy = self._copy(limit, reservation, now_ms, at_ms)
-            waits.append(copy.wait_ms(limit, cost, mine, now_ms, at_ms))
-            copies.append(copy)
+        costs = [room.Costs.of(facts).of_measure(it.measure) for it in limits]
+        copies = [self._copy(it, reservation, now_ms, at_ms) for it in limits]
         self._forget()
+        others = _of_others(limits, costs, facts, share)
+        waits = [
+            copy.wait_ms(limit, cost, more, now_ms, at_ms)
+            for copy, limit, cost, more in zip(
+                copies, limits, costs, others, strict=True
+            )
+        ]
         verdict = room.judge(limits, waits)
         if verdict.binding is not None:
-            levels = [max(0, copy.level) for copy in copies]
+            levels = [
+                max(0, copy.level + (more if wait else 0))
+                for copy, more, wait in zip(copies, others, waits, strict=True)
+            ]
             return room.refused(limits, levels, verdict.binding, verdict.wait_ms)
         ends_ms = now_ms + (reservation.typical.duration_ms or self._lease_ms)
         debits = []
         for index, limit in enumerate(limits):
             if index not in verdict.shadowed:
-                cost = costs.of_measure(limit.measure)
-                copies[index].charge(cost, share.workers, ends_ms)
+                copies[index].charge(costs[index], share.workers, ends_ms)
                 debits.append(room.debit(limit, at_ms))
         levels = [max(0, copy.level) for copy in copies]
         return room.granted(limits, levels, tuple(debits), verdict.shadowed)
@@ -153,15 +154,16 @@ def _name(limit: Limit, facts: Facts) -> str:
             return f"{limit.measure:d}x{facts.tenant}:{facts.served_model}"
         case Scope.MODEL:
             return f"{limit.measure:d}m{facts.served_model}"
-        case Scope.GLOBAL:
+        case _:
             return f"{limit.measure:d}g"
 
 
 class _BucketCopy:
     """A bucket's grains used, drained whenever it is looked at.
 
-    They go below zero for what is larger than a worker's part of the burst, no further
-    than the largest such request needs.
+    They go below zero for what is larger than a worker's part of the burst: as far as
+    two of the largest such requests need, or one that comes a little late would lose
+    what time had saved up meanwhile.
     """
 
     __slots__ = ("_at_ms", "_largest", "level")
@@ -172,14 +174,13 @@ class _BucketCopy:
         self._largest = 0
 
     def wait_ms(
-        self, limit: Limit, cost: int, share: Share, now_ms: int, _at_ms: int
+        self, limit: Limit, cost: int, others: int, now_ms: int, _at_ms: int
     ) -> float:
         bucket = Bucket.of(limit)
-        others = _of_others(cost, share, GRAINS)
         if cost <= bucket.capacity:
             self._largest = max(self._largest, cost + others)
         drained = self.level - bucket.rate * (now_ms - self._at_ms)
-        self.level = max(drained, min(0, bucket.capacity - self._largest))
+        self.level = max(drained, min(0, bucket.capacity - 2 * self._largest))
         self._at_ms = now_ms
         return room.wait_ms(limit, cost, self.level + others)
 
@@ -202,7 +203,7 @@ class _BudgetCopy:
         self._period = number
 
     def wait_ms(
-        self, limit: Limit, cost: int, share: Share, _now_ms: int, at_ms: int
+        self, limit: Limit, cost: int, others: int, _now_ms: int, at_ms: int
     ) -> float:
         number = period(limit.measure, limit.zone, at_ms).number
         if number > self._period:
@@ -210,8 +211,8 @@ class _BudgetCopy:
             self.level, self._sure, self._period = 0, 0, number
         if never := room.wait_ms(limit, cost, self._sure):
             return never
-        taken = self.level + _of_others(cost, share, 1)
-        return room.BUSY_WAIT_MS if room.wait_ms(limit, cost, taken) else 0
+        fits = not room.wait_ms(limit, cost, self.level + others)
+        return 0 if fits else room.BUSY_WAIT_MS
 
     def charge(self, cost: int, workers: int, _ends_ms: int) -> None:
         self.level += cost * workers
@@ -228,12 +229,11 @@ class _CountCopy:
         self._ends = [(ends_ms, level)] if level else []
 
     def wait_ms(
-        self, limit: Limit, _cost: int, share: Share, now_ms: int, _at_ms: int
+        self, limit: Limit, cost: int, others: int, now_ms: int, _at_ms: int
     ) -> float:
         while self._ends and self._ends[0][0] <= now_ms:
             self.level -= heapq.heappop(self._ends)[1]
-        turn = share.turn if limit.measure is Measure.CONCURRENT else 0
-        wait = room.wait_ms(limit, 1, self.level + turn)
+        wait = room.wait_ms(limit, cost, self.level + others)
         if 0 < wait < math.inf and self._ends:
             return self._ends[0][0] - now_ms
         return wait
@@ -246,15 +246,26 @@ class _CountCopy:
 _Copy = _BucketCopy | _BudgetCopy | _CountCopy
 
 
-def _of_others(cost: int, share: Share, one: int) -> int:
-    """What must be free beside a cost for it to be of our part; `one` is indivisible.
+def _of_others(
+    limits: Sequence[Limit], costs: Sequence[int], facts: Facts, share: Share
+) -> list[int]:
+    """What must be free of each limit beside the cost for that to be of our part.
 
-    The first `one` leaves room for those whose turn is before ours, each further one
-    for all the others.
+    The first of what is indivisible leaves room for those whose turn is before ours,
+    each further one for all the others.
     """
-    if not cost:
-        return 0
-    return share.turn * one + (share.workers - 1) * (cost - one)
+    # One turn for all limits of a tenant: or one worker would have the only place of
+    # its key, and another the only one of the tenant.
+    turn = (share.turn + crc32(facts.tenant.encode())) % share.workers
+    others = []
+    for limit, cost in zip(limits, costs, strict=True):
+        if limit.measure is Measure.CAPACITY or not cost:
+            others.append(0)
+            continue
+        one = GRAINS if limit.measure.is_bucket else 1
+        mine = share.turn if limit.scope.is_fleet else turn
+        others.append(mine * one + (share.workers - 1) * (cost - one))
+    return others
 
 
 def _as_seen(limit: Limit, seen: _Seen, lasts_ms: int) -> _Copy:

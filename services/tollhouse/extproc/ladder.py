@@ -45,11 +45,6 @@ class Ladder:
         self._local = LocalLimits()
         self._away = _Away(0.0)
 
-    @property
-    def is_degraded(self) -> bool:
-        """Whether Redis is left alone."""
-        return self._breaker.is_open
-
     async def reserve(
         self, reservation: Reservation, redis_down: RedisDown
     ) -> Granted | Refused:
