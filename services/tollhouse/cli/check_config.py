@@ -6,20 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tollhouse.adapters.configuration import ConfigurationError, load
+from tollhouse.cli.advice import advice
 from tollhouse.cli.console import Console
 from tollhouse.cli.places import default_config, default_envoy
 
 _DESCRIPTION = """\
 Check tollhouse.yaml (models, plans) and envoy.yaml (the edge) without starting
 anything. Reports every fault with its file, its place and what to do. `tollhouse up`
-refuses to start with what this command refuses.
+refuses to start with what this command refuses. Warns of limits that are valid and may
+not be meant: too small for any request, or in shadow.
 """
 _EXAMPLES = """\
 examples:
   tollhouse check-config
   tollhouse check-config --config tollhouse.yaml --envoy envoy/envoy.yaml
 
-Exit status: 0 both are fine, 2 something is wrong.
+Exit status: 0 both are fine, also with warnings; 2 something is wrong.
 """
 
 
@@ -50,13 +52,15 @@ def add_parser(
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print all findings; 2 when there are any."""
+    """Print all findings; 2 when there are faults."""
     config, envoy = args.config or default_config(), args.envoy or default_envoy()
     found = list(check(config, envoy))
     for line in found:
         Console(sys.stderr).error(line)
     if found:
         return 2
+    for line in advice(load(config).catalog()):
+        Console(sys.stderr).warning(f"{config}: {line}")
     Console().line(f"{config} and {envoy} are fine")
     return 0
 
