@@ -6,18 +6,17 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
-from tollhouse.adapters.configuration import load
+from tollhouse.adapters.live import Live
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.limiter import Limiter
-from tollhouse.core.catalog import Catalog
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
-def catalog() -> Catalog:
+def live() -> Live:
     """The repository's own models and plans."""
-    return load(ROOT / "tollhouse.yaml").catalog()
+    return Live(ROOT / "tollhouse.yaml")
 
 
 @pytest.fixture

@@ -1,16 +1,29 @@
 """The ext_proc service over real gRPC: how every stream ends."""
 
+import asyncio
 import dataclasses
 import json
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 from structlog.testing import capture_logs
 
+from tollhouse.adapters.metrics import Metrics
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.limiter import Limiter
+from tollhouse.adapters.redis.workers import Workers
+from tollhouse.adapters.tokenizer import Tokenizers
+from tollhouse.core.catalog import RedisDown
+from tollhouse.core.entitlement import entitlement
+from tollhouse.core.exchange import nothing_used
+from tollhouse.core.experience import Experience
+from tollhouse.core.identity import Principal
 from tollhouse.core.ids import created_ms
+from tollhouse.core.limits import Allowance
+from tollhouse.core.usage import decode_facts
+from tollhouse.extproc.ladder import Ladder
 from tollhouse.extproc.servicer import ExternalProcessorServicer
 from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from tollhouse.pb.envoy.service.ext_proc.v3 import (
@@ -54,10 +67,22 @@ async def end_of(call):
     return grpc.StatusCode.OK, replies
 
 
+def servicer_of(live, limiter, redis):
+    """The service as its process wires it."""
+    return ExternalProcessorServicer(
+        live=live,
+        experience=Experience(),
+        tokenizers=Tokenizers(),
+        ladder=Ladder(limiter, Workers(redis, "w")),
+        metrics=Metrics(),
+        proof=PROOF,
+    )
+
+
 @pytest.fixture
-async def stub(server, catalog, limiter):
+async def stub(server, live, limiter, redis):
     made, address = server
-    servicer = ExternalProcessorServicer(catalog, limiter, PROOF)
+    servicer = servicer_of(live, limiter, redis)
     servicer.add_to(made)
     await made.start()
     async with grpc.aio.insecure_channel(address) as channel:
@@ -158,21 +183,39 @@ async def test_lists_models_from_the_headers_alone(stub):
     assert ["tiny-chat"] == [it["id"] for it in json.loads(answer.body)["data"]]
 
 
-async def test_an_outage_is_503_never_a_bad_key(server, catalog, tmp_path):
-    """Redis away: the client may try again, and keeps its key."""
-    made, address = server
-    away = await Redis.connect(f"unix://{tmp_path}/nobody.sock")
-    servicer = ExternalProcessorServicer(catalog, Limiter(away), PROOF)
-    servicer.add_to(made)
-    await made.start()
+@pytest.fixture
+async def away(tmp_path):
+    """A client of a Redis that is not there."""
+    client = await Redis.connect(f"unix://{tmp_path}/nobody.sock")
+    yield client
+    await client.close()
+
+
+def with_plan(live, **changes):
+    """Change the demo plan of the catalog."""
+    plan = dataclasses.replace(live.catalog.plans["demo"], **changes)
+    live.catalog = dataclasses.replace(live.catalog, plans={"demo": plan})
+
+
+async def answered(address, message=None):
+    """Say what one request is answered after its headers."""
     async with grpc.aio.insecure_channel(address) as channel:
-        call = ext_proc_grpc.ExternalProcessorStub(channel).Process()
+        call: Any = ext_proc_grpc.ExternalProcessorStub(channel).Process()
         await call.write(headers())
         await call.read()
-        await call.write(body())
-        refusal = (await call.read()).immediate_response  # type: ignore[attr-defined]
+        await call.write(message or body())
+        return await call.read()
+
+
+async def test_an_outage_is_503_where_the_plan_denies(server, live, away):
+    """Redis away: the client may try again, and keeps its key."""
+    with_plan(live, redis_down=RedisDown.DENY)
+    made, address = server
+    servicer = servicer_of(live, Limiter(away), away)
+    servicer.add_to(made)
+    await made.start()
+    refusal = (await answered(address)).immediate_response
     await servicer.drain()
-    await away.close()
 
     assert 503 == refusal.status.code
     assert "service_unavailable" == json.loads(refusal.body)["error"]["code"]
@@ -180,19 +223,112 @@ async def test_an_outage_is_503_never_a_bad_key(server, catalog, tmp_path):
     assert b"1" == sent["retry-after"]
 
 
-async def test_a_missing_plan_is_named_in_the_log(server, catalog, limiter):
-    """The client is told nothing but 503, so the operator must be."""
-    offer = dataclasses.replace(catalog, plans={})
+async def test_an_outage_costs_nobody_an_answer_where_the_plan_degrades(
+    server, live, away
+):
+    """The worker's own part of the limits admits; the facts name what it charges."""
     made, address = server
-    ExternalProcessorServicer(offer, limiter, PROOF).add_to(made)
+    servicer_of(live, Limiter(away), away).add_to(made)
+    await made.start()
+    admitted = (await answered(address)).dynamic_metadata["tollhouse"]
+
+    assert admitted["admitted"]
+    limits = entitlement(
+        live.catalog,
+        Principal("acme", "key", "demo", ()),
+        live.catalog.models["tiny-chat"],
+    ).limits
+    assert len(limits) == len(decode_facts(admitted["facts"]).debits)
+
+
+async def test_what_shadow_would_refuse_is_admitted_and_told(
+    server, live, limiter, redis
+):
+    """Trying a limit out must be visible, and harmless."""
+    with_plan(live, tenant=Allowance(concurrent=1, shadow=True))
+    made, address = server
+    servicer_of(live, limiter, redis).add_to(made)
     await made.start()
     with capture_logs() as logs:
+        for _ in range(2):
+            reply = await answered(address)
+            assert reply.dynamic_metadata["tollhouse"]["admitted"]
+
+    told = [(it["event"], it["tenant"], it["scope"], it["measure"]) for it in logs]
+    assert [("limit.shadowed", "acme", "tenant", "concurrent")] == told
+
+
+class TestASaturatedModel:
+    """One request holds the whole capacity; another comes."""
+
+    @pytest.fixture
+    async def address(self, server, live, limiter, redis):
+        made, address = server
+        model = dataclasses.replace(
+            live.catalog.models["tiny-chat"], capacity=1, hold_seconds=0.6
+        )
+        live.catalog = dataclasses.replace(live.catalog, models={"tiny-chat": model})
+        servicer = servicer_of(live, limiter, redis)
+        servicer.add_to(made)
+        await made.start()
+        yield address
+        await servicer.drain()
+
+    async def ask(self, call):
+        await call.write(headers())
+        await call.read()
+        await call.write(body())
+
+    async def test_asks_envoy_for_time_and_refuses_at_the_end(self, address):
+        """Envoy would give up after a second; the client hears of it once."""
+        await answered(address)
         async with grpc.aio.insecure_channel(address) as channel:
-            call = ext_proc_grpc.ExternalProcessorStub(channel).Process()
-            await call.write(headers())
+            call: Any = ext_proc_grpc.ExternalProcessorStub(channel).Process()
+            await self.ask(call)
+            hold, refusal = await call.read(), await call.read()
+
+        assert 600 < hold.override_message_timeout.ToMilliseconds() <= 6000
+        error = json.loads(refusal.immediate_response.body)["error"]
+        assert {"scope": "model", "measure": "capacity"} == error["limit"]
+
+    async def test_admits_when_room_comes_in_time(self, address, limiter):
+        """That is what the hold is for."""
+        first = await answered(address)
+        async with grpc.aio.insecure_channel(address) as channel:
+            call: Any = ext_proc_grpc.ExternalProcessorStub(channel).Process()
+            await self.ask(call)
+            assert (await call.read()).HasField("override_message_timeout")
+            facts = decode_facts(first.dynamic_metadata["tollhouse"]["facts"])
+            exchange = {
+                it.header.key: it.header.raw_value.decode()
+                for it in first.request_body.response.header_mutation.set_headers
+            }["x-tollhouse-exchange"]
+            await limiter.apply([], [], [nothing_used(exchange, facts, 1, 1)])
+
+            assert (await call.read()).dynamic_metadata["tollhouse"]["admitted"]
+
+    async def test_a_client_that_leaves_is_held_no_longer(self, address, redis):
+        """Nothing stays reserved for it."""
+        first = await answered(address)
+        async with grpc.aio.insecure_channel(address) as channel:
+            call: Any = ext_proc_grpc.ExternalProcessorStub(channel).Process()
+            await self.ask(call)
             await call.read()
-            await call.write(body())
-            refusal = (await call.read()).immediate_response  # type: ignore[attr-defined]
+            call.cancel()
+        await asyncio.sleep(0.8)
+
+        assert first.dynamic_metadata["tollhouse"]["admitted"]
+        assert 1 == await redis.call("ZCARD", "{m0}:leases")
+
+
+async def test_a_missing_plan_is_named_in_the_log(server, live, limiter, redis):
+    """The client is told nothing but 503, so the operator must be."""
+    live.catalog = dataclasses.replace(live.catalog, plans={})
+    made, address = server
+    servicer_of(live, limiter, redis).add_to(made)
+    await made.start()
+    with capture_logs() as logs:
+        refusal = (await answered(address)).immediate_response
 
     assert 503 == refusal.status.code
     ((event, reason),) = [(it["event"], it["reason"]) for it in logs]
@@ -200,7 +336,7 @@ async def test_a_missing_plan_is_named_in_the_log(server, catalog, limiter):
     assert "'demo'" in reason
 
 
-async def test_a_bug_is_an_error_status_never_a_free_ride(server, catalog, redis):
+async def test_a_bug_is_an_error_status_never_a_free_ride(server, live, redis):
     """Whatever breaks while a request is judged: not admitted, and reported once."""
 
     class Broken(Limiter):
@@ -208,7 +344,7 @@ async def test_a_bug_is_an_error_status_never_a_free_ride(server, catalog, redis
             raise KeyError(reservation.exchange_id)
 
     made, address = server
-    servicer = ExternalProcessorServicer(catalog, Broken(redis), PROOF)
+    servicer = servicer_of(live, Broken(redis), redis)
     servicer.add_to(made)
     await made.start()
     with capture_logs() as logs:

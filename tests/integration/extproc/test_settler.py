@@ -16,15 +16,20 @@ from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.positions import Positions
 from tollhouse.adapters.redis.shards import shard
 from tollhouse.core.ids import exchange_id
-from tollhouse.core.limits import Allowance, Granted, Reservation, debits
+from tollhouse.core.limits import Debit, Limit, Measure, Scope
 from tollhouse.core.problems import Unavailable
+from tollhouse.core.reservation import Granted, Reservation
 from tollhouse.core.usage import Facts
 from tollhouse.extproc.settler import Settler
 
 TENANT = "acme"
 OUTBOX = f"{{s{shard(TENANT)}}}:outbox"
 LEASES = f"{{s{shard(TENANT)}}}:leases"
-ALLOWANCE = Allowance(units_per_minute=60_000, concurrent=100)
+LIMITS = tuple(
+    Limit(scope, measure, value)
+    for scope in (Scope.KEY, Scope.TENANT_MODEL)
+    for measure, value in ((Measure.UNITS, 60_000), (Measure.CONCURRENT, 100))
+)
 FACTS = Facts(
     tenant=TENANT,
     key_id="k",
@@ -38,7 +43,10 @@ FACTS = Facts(
     reserved_units=100,
     input_estimate=10,
     output_estimate=18,
-    debits=debits(ALLOWANCE, ALLOWANCE),
+    debits=tuple(
+        Debit(it.scope, it.measure, it.value if it.measure.is_bucket else 0)
+        for it in LIMITS
+    ),
 )
 SOON = 5.0
 
@@ -81,7 +89,12 @@ async def settling(redis, path, told=None):
     reader = LedgerReader(path)
     told = set() if told is None else told
     settler = Settler(
-        reader, Positions(redis, "node"), Limiter(redis), redis, told.update
+        reader,
+        Positions(redis, "node"),
+        Limiter(redis),
+        redis,
+        told.update,
+        learn=lambda _: None,
     )
     task = asyncio.create_task(settler.read())
     try:
@@ -99,7 +112,7 @@ def ledger(tmp_path):
 
 
 async def reserve(limiter, id_):
-    granted = await limiter.reserve(Reservation(id_, FACTS, ALLOWANCE, ALLOWANCE))
+    granted = await limiter.reserve(Reservation(id_, FACTS, LIMITS))
     assert isinstance(granted, Granted)
 
 
@@ -212,6 +225,7 @@ async def reaping(redis, path, *, reads=True, grace_seconds=0.1):
             Limiter(redis),
             redis,
             told.update,
+            learn=lambda _: None,
             reap_seconds=0.02,
             grace_seconds=grace_seconds,
         )
