@@ -1,13 +1,26 @@
 """tollhouse.yaml: refused whole, with path and remedy, or turned into a catalog."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tollhouse.adapters.configuration import ConfigurationError, load
-from tollhouse.core.catalog import Operation, Provider, Weights
-from tollhouse.core.limits import Allowance
+from tollhouse.adapters.configuration import ConfigurationError, load, places
+from tollhouse.adapters.sections import PricesSection, to_money
+from tollhouse.cli.backend import to_yaml
+from tollhouse.core.catalog import (
+    Operation,
+    Plan,
+    Policy,
+    Prices,
+    Provider,
+    RedisDown,
+    Weights,
+)
+from tollhouse.core.limits import MONEY, Allowance
 
 ROOT = Path(__file__).resolve().parents[3]
 MODEL = {
@@ -17,6 +30,7 @@ MODEL = {
     "default_output_tokens": 10,
     "max_output_tokens": 50,
 }
+PRICES = {"input": 0.15, "cached_input": 0, "output": "0.6001"}
 
 
 @pytest.fixture
@@ -24,10 +38,14 @@ def write(tmp_path):
     """Write a configuration: text as it is, else a valid one with changes."""
     path = tmp_path / "tollhouse.yaml"
 
-    def write(content=None, *, model=None, plan=None):
+    def write(content=None, *, model=None, plan=None, **others):
         if content is None:
             content = yaml.safe_dump(
-                {"models": {"m": MODEL | (model or {})}, "plans": {"p": plan or {}}}
+                {
+                    "models": {"m": MODEL | (model or {})},
+                    "plans": {"p": plan or {}},
+                    **others,
+                }
             )
         path.write_text(content)
         return path
@@ -68,6 +86,102 @@ def test_turns_sections_into_values(write):
     assert Allowance(burst_seconds=5.0) == plan.tenant_model
 
 
+def test_the_repositorys_own_file_shows_what_works(tmp_path):
+    """Each line that is commented out is right once it is not."""
+    text = (ROOT / "tollhouse.yaml").read_text()
+    shown = re.sub(r"(?m)^#(?=  |[a-z])", "", text)
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+    path = tmp_path / "tollhouse.yaml"
+    path.write_text(shown)
+    catalog = load(path).catalog()
+
+    assert catalog.plans["metered"] == Plan(
+        "metered",
+        key=Allowance(
+            requests_per_minute=60, units_per_minute=60_000, burst_seconds=30.0
+        ),
+        tenant=Allowance(
+            concurrent=16, units_per_day=5_000_000, money_per_month=250 * MONEY
+        ),
+        tenant_model=Allowance(units_per_minute=120_000, shadow=True),
+        policy=Policy.STRICT,
+        redis_down=RedisDown.DENY,
+        priority=3,
+    )
+    model = catalog.models["tiny-chat"]
+    assert model.limits == Allowance(units_per_minute=20_000_000, burst_seconds=5.0)
+    assert (model.capacity, model.hold_seconds) == (100_000, 0.5)
+    assert model.tokenizer is not None
+    assert model.tokenizer.samefile(ROOT / "deploy/engine/release/tokenizer.json")
+    assert catalog.limits == Allowance(concurrent=4000)
+
+
+def test_limits_of_every_scope(write):
+    """A section's burst goes before its plan's; money is exact."""
+    catalog = load(
+        write(
+            model={
+                "prices": PRICES,
+                "limits": {"units_per_month": 9, "burst_seconds": 3},
+            },
+            plan={
+                "key": {"requests_per_minute": 1, "burst_seconds": 2},
+                "tenant": {"money_per_day": 12.5, "money_per_month": 900_000},
+                "tenant_model": {"shadow": True},
+                "burst_seconds": 4,
+            },
+            limits={"units_per_day": 8},
+        )
+    ).catalog()
+
+    assert {path: allowance for path, allowance, _ in places(catalog)} == {
+        "plans.p.key": Allowance(requests_per_minute=1, burst_seconds=2.0),
+        "plans.p.tenant": Allowance(
+            money_per_day=125_000_000_000,
+            money_per_month=900_000 * MONEY,
+            burst_seconds=4.0,
+        ),
+        "plans.p.tenant_model": Allowance(burst_seconds=4.0, shadow=True),
+        "models.m.limits": Allowance(units_per_month=9, burst_seconds=3.0),
+        "limits": Allowance(units_per_day=8),
+    }
+    assert catalog.models["m"].prices == Prices(1500, 0, 6001)
+    assert 900_000 * MONEY < 2**53  # Redis' scripts count in doubles
+
+
+@given(st.decimals(0, 10_000, places=4))
+def test_prices_are_exact(price):
+    """What a million tokens cost is the price, to the last digit."""
+    section = PricesSection(input=price, cached_input=price, output=price)
+    per_token = section.prices().output
+
+    assert per_token * 1_000_000 == to_money(price)
+
+
+def test_a_tokenizer_is_found_from_the_file(write, tmp_path):
+    """Relative to tollhouse.yaml, not to where a process was started."""
+    (tmp_path / "tok.json").write_text("{}")
+    model = load(write(model={"tokenizer": "tok.json"})).catalog().models["m"]
+
+    assert model.tokenizer == tmp_path / "tok.json"
+
+
+def test_survives_being_written_again(write, tmp_path):
+    """`tollhouse up --backend` writes a changed copy elsewhere."""
+    (tmp_path / "tok.json").write_text("{}")
+    first = load(
+        write(
+            model={"prices": PRICES, "tokenizer": "tok.json"},
+            plan={"tenant": {"money_per_day": 0.0001}, "policy": "strict"},
+        )
+    )
+    (tmp_path / "other").mkdir()
+    copy = tmp_path / "other" / "tollhouse.yaml"
+    copy.write_text(to_yaml(first))
+
+    assert load(copy) == first
+
+
 @pytest.mark.parametrize(
     ("model", "plan", "said"),
     [
@@ -83,6 +197,41 @@ def test_turns_sections_into_values(write):
         ({"max_output_tokens": 101}, {}, "max_output_tokens is above context"),
         ({"cluster": "a b"}, {}, "models.m.cluster"),
         ({}, {"burst_seconds": 0}, "plans.p.burst_seconds"),
+        ({}, {"tenat": {}}, "plans.p.tenat: unknown field; did you mean `tenant`?"),
+        ({"limits": {"concurent": 1}}, {}, "limits.concurent: unknown field; did you"),
+        ({"prices": {"inptu": 1}}, {}, "models.m.prices.inptu: unknown field; did you"),
+        ({"prices": {"input": 1}}, {}, "models.m.prices.output: Field required"),
+        ({"prices": PRICES | {"input": 0.00001}}, {}, "no more than 4 decimal places"),
+        ({"prices": PRICES | {"input": -1}}, {}, "models.m.prices.input"),
+        ({"prices": PRICES | {"input": float("nan")}}, {}, "models.m.prices.input"),
+        ({"hold_seconds": 5.1}, {}, "models.m.hold_seconds"),
+        ({"capacity": 0}, {}, "models.m.capacity"),
+        ({"tokenizer": "none.json"}, {}, "models.m.tokenizer: no file /"),
+        ({}, {"key": {"concurrent": 0}}, "plans.p.key.concurrent"),
+        ({}, {"key": {"concurrent": True}}, "plans.p.key.concurrent"),
+        ({}, {"key": {"concurrent": 1.5}}, "plans.p.key.concurrent"),
+        ({}, {"key": {"shadow": "perhaps"}}, "plans.p.key.shadow"),
+        ({}, {"tenant": {"money_per_day": 900_001}}, "plans.p.tenant.money_per_day"),
+        ({}, {"tenant": {"money_per_day": 0}}, "plans.p.tenant.money_per_day"),
+        ({}, {"policy": "lax"}, "plans.p.policy: Input should be 'learned' or 'stri"),
+        ({}, {"redis_down": "open"}, "plans.p.redis_down: Input should be 'degrade'"),
+        ({}, {"priority": 0}, "plans.p.priority"),
+        ({}, {"priority": 1001}, "plans.p.priority"),
+        (
+            {},
+            {"tenant": {"money_per_day": 5}},
+            "plans.p.tenant.money_per_day: money is counted by prices; set models.m.pr",
+        ),
+        (
+            {"limits": {"money_per_month": 5}},
+            {},
+            "models.m.limits.money_per_month: money is counted by prices; set",
+        ),
+        (
+            {},
+            {"key": {"units_per_minute": 10**12}},
+            "exactly with burst_seconds 10; use 900_719_925_474 or less",
+        ),
     ],
 )
 def test_names_what_is_wrong_and_where(write, model, plan, said):
@@ -106,6 +255,8 @@ def test_reports_all_faults_at_once(write):
         ("models:\n  m: {}\n  m: {}\n", ":3: `m` is given twice"),
         ("plans: {p: {}}", "models"),
         ("a: 1\n? [b]\n: 1\n", ":2: a key must be plain text"),
+        ("a: 2020-99-99\n", "month must be in 1..12"),
+        ("a: " + "[" * 5000, "recursion"),
     ],
 )
 def test_refuses_what_is_no_configuration(write, content, said):
@@ -116,3 +267,22 @@ def test_refuses_what_is_no_configuration(write, content, said):
 def test_says_when_the_file_is_missing(tmp_path):
     """By its path."""
     assert "No such file" in faults(tmp_path / "none.yaml")
+
+
+def test_money_needs_the_prices_of_the_models_it_counts(write):
+    """A budget of all models names each that has none."""
+    models = {"a": MODEL, "b": MODEL | {"prices": PRICES}, "c": MODEL}
+    models["b"]["limits"] = {"money_per_day": 1}
+    text = faults(
+        write(
+            yaml.safe_dump(
+                {"models": models, "plans": {"p": {}}, "limits": {"money_per_day": 1}}
+            )
+        )
+    )
+
+    assert text.endswith(
+        ": limits.money_per_day: money is counted by prices; "
+        "set models.a.prices and models.c.prices"
+    )
+    assert len(text.splitlines()) == 1
