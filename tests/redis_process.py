@@ -1,19 +1,25 @@
-"""A real redis-server on a private socket, and the lookup of real binaries."""
+"""Real redis-servers, alone or as a cluster, and the lookup of real binaries."""
 
 import contextlib
 import dataclasses
+import random
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
+
+from tollhouse.adapters.redis.cluster import SLOTS
 
 _START_SECONDS = 10.0
+_CLUSTER_SECONDS = 20.0
 
 
 def find_binary(name: str) -> str:
@@ -37,22 +43,37 @@ class RedisServer:
     process: subprocess.Popen[bytes]
     socket_path: Path
     log_path: Path
+    port: int = 0
+    """On 127.0.0.1; 0: none."""
 
     @property
     def url(self) -> str:
         """What redis-py and our own client connect to."""
         return f"unix://{self.socket_path}"
 
+    def ask(self, *command: str | int) -> Any:
+        """Run one command on this very server, as an operator would."""
+        with redis.Redis.from_url(self.url) as client:
+            # Bare: redis-py would read some replies and retry some errors.
+            client.response_callbacks.clear()
+            return client.execute_command(*command)
+
 
 @contextlib.contextmanager
 def running_redis(
-    folder: Path | None = None, *, appendonly: str = "no", appendfsync: str = "always"
+    folder: Path | None = None,
+    *,
+    port: int = 0,
+    appendonly: str = "no",
+    appendfsync: str = "always",
+    options: Sequence[str] = (),
 ) -> Iterator[RedisServer]:
     """Run a redis-server until the block ends; its files are in `folder`.
 
     Without a folder it has one of its own, short enough for a socket's 107 bytes,
     that goes with it. A second server on the same folder finds what the first one
-    left, if that had `appendonly="yes"`.
+    left, if that had `appendonly="yes"`. It listens on 127.0.0.1 too if it has a
+    `port`.
     """
     with contextlib.ExitStack() as stack:
         if folder is None:
@@ -62,16 +83,105 @@ def running_redis(
         socket_path, log_path = folder / "redis.sock", folder / "redis.log"
         command = [
             find_binary("redis-server"),
-            *("--port", "0", "--unixsocket", str(socket_path)),
+            *("--port", str(port), "--bind", "127.0.0.1"),
+            *("--unixsocket", str(socket_path)),
             *("--dir", str(folder), "--save", ""),
             *("--appendonly", appendonly, "--appendfsync", appendfsync),
+            *options,
         ]
         log = stack.enter_context(log_path.open("ab"))
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         stack.callback(_stop, process)
-        server = RedisServer(process, socket_path, log_path)
+        server = RedisServer(process, socket_path, log_path, port)
         _wait_for(server)
         yield server
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RedisCluster:
+    """Three masters, each with a third of the slots, and replicas of the first."""
+
+    masters: list[RedisServer]
+    replicas: list[RedisServer]
+
+    @property
+    def url(self) -> str:
+        """What our own client connects to."""
+        places = ",".join(f"127.0.0.1:{node.port}" for node in self.masters)
+        return f"redis+cluster://{places}"
+
+    @property
+    def nodes(self) -> list[RedisServer]:
+        """All of them, masters first."""
+        return [*self.masters, *self.replicas]
+
+
+@contextlib.contextmanager
+def running_cluster(replicas: int = 0) -> Iterator[RedisCluster]:
+    """Run a Redis Cluster on loopback until the block ends."""
+    with contextlib.ExitStack() as stack:
+        options = (
+            *("--cluster-enabled", "yes", "--cluster-node-timeout", "5000"),
+            # The slots of a dead master must not take the others' with them.
+            *("--cluster-require-full-coverage", "no"),
+        )
+        nodes = [
+            stack.enter_context(running_redis(port=_cluster_port(), options=options))
+            for _ in range(3 + replicas)
+        ]
+        cluster = RedisCluster(nodes[:3], nodes[3:])
+        _form(cluster)
+        yield cluster
+
+
+def _form(cluster: RedisCluster) -> None:
+    """Share the slots out, introduce the nodes, wait until all know all."""
+    first = cluster.masters[0]
+    ends = [SLOTS * at // 3 for at in range(4)]
+    for at, node in enumerate(cluster.nodes):
+        node.ask("CLUSTER", "SET-CONFIG-EPOCH", at + 1)
+        if node in cluster.masters:
+            node.ask("CLUSTER", "ADDSLOTS", *range(ends[at], ends[at + 1]))
+        if at:
+            first.ask("CLUSTER", "MEET", "127.0.0.1", node.port)
+    _wait_until(lambda: all(_knows(it, cluster) for it in cluster.nodes))
+    for node in cluster.replicas:
+        node.ask("CLUSTER", "REPLICATE", first.ask("CLUSTER", "MYID").decode())
+    up = b"master_link_status:up"
+    _wait_until(lambda: all(up in _info(it, "replication") for it in cluster.replicas))
+
+
+def _knows(node: RedisServer, cluster: RedisCluster) -> bool:
+    state: bytes = node.ask("CLUSTER", "INFO")
+    known = f"cluster_known_nodes:{len(cluster.nodes)}\r\n".encode()
+    return b"cluster_state:ok" in state and known in state
+
+
+def _info(node: RedisServer, section: str) -> bytes:
+    text: bytes = node.ask("INFO", section)
+    return text
+
+
+def _wait_until(is_ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _CLUSTER_SECONDS
+    while not is_ready():
+        if time.monotonic() > deadline:
+            pytest.fail("the Redis Cluster did not form")
+        time.sleep(0.02)
+
+
+def _cluster_port() -> int:
+    """A port nobody listens on, nor on the one 10,000 above: the nodes' own."""
+    while True:
+        # Below those the kernel gives to outgoing connections.
+        port = random.randrange(11_000, 22_000)
+        with socket.socket() as probe, socket.socket() as second:
+            try:
+                probe.bind(("127.0.0.1", port))
+                second.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+            return port
 
 
 def _wait_for(server: RedisServer) -> None:

@@ -1,4 +1,4 @@
-"""A small asyncio Redis client: one connection, automatic pipelining, a budget a call.
+"""A small asyncio Redis client: automatic pipelining, a budget a call, cluster or not.
 
 Replies come in the order of the commands (RESP, https://redis.io/docs/latest/develop/
 reference/protocol-spec/), so whoever gave up keeps its place in the queue and its late
@@ -6,23 +6,15 @@ reply is dropped there. A call that raised Unavailable may still be applied by R
 whoever repeats it must do so under the same id.
 """
 
-import asyncio
-import contextlib
 import hashlib
-import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, cast
-from urllib.parse import unquote, urlsplit
+from typing import Any, Self
 
-from hiredis import HiredisError, pack_command
-
-from tollhouse.adapters.redis.connection import (
-    Connection,
-    RedisReplyError,
-    failure,
-)
+from tollhouse.adapters.redis.cluster import Cluster
+from tollhouse.adapters.redis.connection import RedisReplyError, failure
+from tollhouse.adapters.redis.node import Address, Argument, Node
 from tollhouse.core.problems import Unavailable
 
 __all__ = [
@@ -35,42 +27,23 @@ __all__ = [
     "run_all",
 ]
 
-Argument = str | bytes | int
 Reply = Any
 """bytes, int, None, or a list of these."""
 
-# hiredis' stub takes the tuple for one of a single element.
-_pack = cast("Callable[[tuple[Argument, ...]], bytes]", pack_command)
-
-FIRST_BACKOFF_SECONDS = 0.02
-LONGEST_BACKOFF_SECONDS = 1.0
-HANDSHAKE_SECONDS = 1.0
 CONNECT_WAIT_SECONDS = 0.25
 """What `connect` waits for the first connection before it returns without one."""
 
 
 class Redis:
-    """One Redis, reached over one connection that is kept up.
+    """One server or a cluster, over one connection to each that is kept up.
 
-    Not for blocking commands (BLPOP, XREAD BLOCK): they would hold up everyone's.
+    Not for blocking commands (BLPOP, XREAD BLOCK): they would hold up everyone's. In a
+    cluster the keys of one command share a slot; commands of one call need not.
     """
 
-    def __init__(
-        self, url: str, *, budget_seconds: float, username: str | None, password: str
-    ) -> None:
-        self._place = urlsplit(url)
-        if self._place.scheme not in ("unix", "redis"):
-            raise ValueError("a Redis URL starts with unix:// or redis://")
-        if self._place.password is not None:
-            raise ValueError("a Redis URL must not hold a password")
-        self._port = self._place.port or 6379  # raises ValueError for no number
-        self._credentials = [username, password] if username else [password]
-        self._budget_seconds = budget_seconds
-        self._connection: Connection | None = None
-        self._up = asyncio.Event()
-        self._keeper = asyncio.create_task(self._keep_connected())
-        self.connected_since: float | None = None
-        """Monotonic time of the last connection; None while there is none."""
+    def __init__(self, servers: Node | Cluster, budget_seconds: float) -> None:
+        self._servers = servers
+        self.budget_seconds = budget_seconds
 
     @classmethod
     async def connect(
@@ -81,21 +54,38 @@ class Redis:
         username: str | None = None,
         password: str = "",
     ) -> "Redis":
-        """Start keeping a connection to `unix:///path` or `redis://host:port/db`.
+        """Start keeping connections to what a URL names.
 
-        Returns soon, connected or not; raises ValueError for a URL it can't read.
+        `unix:///path` and `redis://host:port/db` are one server,
+        `redis+cluster://host:port[,host:port...]` some nodes of a cluster or a name
+        that leads to some. Returns soon, connected or not; raises ValueError for a
+        URL it can't read.
         """
-        redis = cls(
-            url, budget_seconds=budget_seconds, username=username, password=password
-        )
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(redis._up.wait(), CONNECT_WAIT_SECONDS)
-        return redis
+        credentials: list[str] = []
+        if password:
+            credentials = [username, password] if username else [password]
+        scheme = url.partition("://")[0]
+        servers: Node | Cluster
+        if scheme == "redis+cluster":
+            servers = Cluster.parse(url, credentials)
+        elif scheme in ("unix", "redis"):
+            servers = Node(Address.parse(url), credentials)
+        else:
+            raise ValueError(
+                "a Redis URL starts with unix://, redis:// or redis+cluster://"
+            )
+        await servers.wait_connected(CONNECT_WAIT_SECONDS)
+        return cls(servers, budget_seconds)
 
     @property
     def connected(self) -> bool:
-        """Whether a call made now would be sent."""
-        return self._connection is not None
+        """Whether a call made now would be sent, whatever its key."""
+        return self.connected_since is not None
+
+    @property
+    def connected_since(self) -> float | None:
+        """Monotonic time since when all servers are connected; None while one isn't."""
+        return self._servers.connected_since
 
     async def call(self, *command: Argument) -> Reply:
         """Run one command; those of one turn of the event loop share a write.
@@ -103,11 +93,7 @@ class Redis:
         Raises Unavailable when Redis is away, takes longer than the budget or can't
         serve; RedisReplyError when the command is wrong.
         """
-        connection = self._connection
-        if connection is None:
-            raise Unavailable("Redis is away")
-        batch = connection.send(_pack(command), 1, self._budget_seconds)
-        (reply,) = await batch.future
+        (reply,) = await self._servers.send((command,), self.budget_seconds)
         if isinstance(reply, Exception):
             raise failure(reply)
         return reply
@@ -118,78 +104,24 @@ class Redis:
         *,
         budget_seconds: float | None = None,
     ) -> list[Reply | RedisReplyError]:
-        """Run commands in order in one round trip; error replies are among the results.
+        """Run commands in one round trip; error replies are among the results.
 
-        The budget is for all together. Raises Unavailable as `call` does; then any
-        number of them may have been applied.
+        They run in order, in a cluster those of one node. The budget is for all
+        together. Raises Unavailable as `call` does; then any number of them may have
+        been applied.
         """
         if not commands:
             return []
-        connection = self._connection
-        if connection is None:
-            raise Unavailable("Redis is away")
-        batch = connection.send(
-            b"".join([_pack(tuple(command)) for command in commands]),
-            len(commands),
-            self._budget_seconds if budget_seconds is None else budget_seconds,
-        )
-        replies = await batch.future
+        if budget_seconds is None:
+            budget_seconds = self.budget_seconds
+        replies = await self._servers.send(commands, budget_seconds)
         if isinstance(replies[0], Unavailable):
             raise replies[0]
         return replies
 
     async def close(self) -> None:
-        """Drop the connection; calls under way raise Unavailable."""
-        self._keeper.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._keeper
-
-    async def _keep_connected(self) -> None:
-        backoff = FIRST_BACKOFF_SECONDS
-        while True:
-            connection = Connection()
-            try:
-                async with asyncio.timeout(HANDSHAKE_SECONDS):
-                    await self._open(connection)
-                    await self._shake_hands(connection)
-                backoff = FIRST_BACKOFF_SECONDS
-                self._connection = connection
-                self.connected_since = time.monotonic()
-                self._up.set()
-                await connection.lost.wait()
-            except (OSError, TimeoutError, Unavailable, HiredisError):
-                # Away, starting, or refusing us: whoever calls is told, we try again.
-                pass
-            finally:
-                self._connection = None
-                self.connected_since = None
-                connection.abort()
-            # Jitter: the workers of a Redis that comes back must not come in step.
-            await asyncio.sleep(backoff * random.uniform(0.5, 1.5))  # noqa: S311
-            backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
-
-    async def _open(self, connection: Connection) -> None:
-        loop = asyncio.get_running_loop()
-        place = self._place
-        if place.scheme == "unix":
-            path = unquote(place.path)
-            await loop.create_unix_connection(lambda: connection, path)
-        else:
-            host = place.hostname or "127.0.0.1"
-            await loop.create_connection(lambda: connection, host, self._port)
-
-    async def _shake_hands(self, connection: Connection) -> None:
-        greetings: list[list[str]] = []
-        if self._credentials[-1]:
-            greetings.append(["AUTH", *map(str, self._credentials)])
-        if self._place.scheme == "redis" and self._place.path.strip("/"):
-            greetings.append(["SELECT", self._place.path.strip("/")])
-        greetings.append(["PING"])
-        packed = b"".join(_pack(tuple(greeting)) for greeting in greetings)
-        batch = connection.send(packed, len(greetings), HANDSHAKE_SECONDS)
-        for reply in await batch.future:
-            if isinstance(reply, Exception):
-                raise failure(reply)
+        """Drop the connections; calls under way raise Unavailable."""
+        await self._servers.close()
 
 
 class Script:
@@ -212,14 +144,10 @@ class Script:
     async def __call__(
         self, redis: Redis, keys: Sequence[str], arguments: Sequence[Argument]
     ) -> Reply:
-        """Run it. Raises what `Redis.call` raises."""
-        try:
-            return await redis.call("EVALSHA", self.sha, len(keys), *keys, *arguments)
-        except RedisReplyError as error:
-            if error.code != "NOSCRIPT":
-                raise
-        await redis.call("SCRIPT", "LOAD", self.source)
-        return await redis.call("EVALSHA", self.sha, len(keys), *keys, *arguments)
+        """Run it within the client's budget. Raises what `Redis.call` raises."""
+        runs = ((self, keys, arguments),)
+        (reply,) = await run_all(redis, runs, budget_seconds=redis.budget_seconds)
+        return reply
 
 
 Run = tuple[Script, Sequence[str], Sequence[Argument]]
@@ -232,8 +160,9 @@ async def run_all(
     """Run scripts in order, in one round trip.
 
     Raises for the first that failed; by then any number may have been applied. Where
-    Redis has forgotten a script all are run again, which each must allow.
+    Redis has forgotten a script all are run again, once, which each must allow.
     """
+    deadline = time.monotonic() + budget_seconds
     commands = [
         ("EVALSHA", script.sha, len(keys), *keys, *arguments)
         for script, keys, arguments in runs
@@ -242,9 +171,10 @@ async def run_all(
     if any(_is_unknown(reply) for reply in replies):
         sources = {script.source for script, _, _ in runs}
         loads = [("SCRIPT", "LOAD", source) for source in sources]
-        replies = await redis.call_many(
-            [*loads, *commands], budget_seconds=budget_seconds
-        )
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise Unavailable("Redis took too long")
+        replies = await redis.call_many([*loads, *commands], budget_seconds=left)
         replies = replies[len(loads) :]
     for reply in replies:
         if isinstance(reply, RedisReplyError):

@@ -21,10 +21,12 @@ _LATE_SECONDS = 0.002
 _PASSING = frozenset(
     (
         *("OOM", "READONLY", "LOADING", "BUSY", "UNKILLABLE", "MISCONF", "NOREPLICAS"),
-        *("MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK"),
+        *("MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK", "NOSCRIPT"),
     )
 )
 """Error codes of a Redis that can't serve now but may later."""
+_LEAVING = frozenset(("LOADING", "MASTERDOWN", "READONLY"))
+"""Error codes of a Redis we should not be at: the address may lead to another soon."""
 _REFUSING = frozenset(("NOAUTH", "WRONGPASS", "NOPERM", "DENIED"))
 """Error codes of a Redis that does not want us: an operator has to act."""
 _INSIDE_SCRIPT = re.compile(r"-([A-Z]+) ")
@@ -107,6 +109,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.lost = asyncio.Event()
+        self.is_refused = False
+        """Whether the server said it can't serve us, and was left for that."""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._reader = Reader(replyError=RedisReplyError, notEnoughData=_MISSING)
@@ -155,6 +159,8 @@ class Connection(asyncio.Protocol):
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not _MISSING:
+                if isinstance(reply, RedisReplyError) and reply.code in _LEAVING:
+                    self.is_refused = True
                 batch = waiting[0]
                 batch.replies.append(reply)
                 if len(batch.replies) == batch.wanted:
@@ -163,6 +169,8 @@ class Connection(asyncio.Protocol):
                         batch.future.set_result(batch.replies)
         except (HiredisError, IndexError):
             # Not RESP, or a reply nobody waits for: nothing here can be trusted.
+            self.abort()
+        if self.is_refused:
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
