@@ -16,11 +16,17 @@ DAY_MS = 86_400_000
 ONE = Share(0, 1)
 
 TRAFFIC = st.lists(
-    st.tuples(st.integers(0, 20_000), st.integers(0, 15), st.integers(0, 300)),
+    st.tuples(
+        st.sampled_from([0, 1, 100, 1000, 20_000]),
+        st.integers(0, 7),
+        st.sampled_from([0, 0.001, 0.03, 0.2, 0.7, 1, 1.1]),
+        st.integers(1, 20),
+    ),
     min_size=1,
-    max_size=80,
+    max_size=40,
 )
-"""What came: ms since the one before, at which worker, asking for how much."""
+"""What came: ms later, at which worker, asking for which part of what
+the limit admits at once, how many times."""
 
 
 def ask(*limits, units=100, at_ms=NOON_MS, duration_ms=0, **changes):
@@ -82,7 +88,7 @@ class Workers:
         Limit,
         scope=st.sampled_from([Scope.KEY, Scope.TENANT_MODEL, Scope.GLOBAL]),
         measure=st.sampled_from([Measure.REQUESTS, Measure.UNITS]),
-        value=st.integers(1, 3000),
+        value=st.integers(1, 1000),
         burst=st.floats(0, 20),
     ),
     used=st.none() | st.floats(0, 1.5),
@@ -96,10 +102,12 @@ def test_workers_admit_no_more_than_the_bucket_would(number, rule, used, traffic
         level = int(used * bucket.capacity)
         workers.remember(ask(rule), seen(level))
     now_ms = admitted = 0
-    for passed_ms, worker, units in traffic:
+    for passed_ms, worker, part, times in traffic:
         now_ms += passed_ms
-        if workers.admits(worker, ask(rule, units=units), now_ms):
-            admitted += GRAINS * (units if rule.measure is Measure.UNITS else 1)
+        units = round(part * bucket.capacity / GRAINS)
+        for _ in range(times):
+            if workers.admits(worker, ask(rule, units=units), now_ms):
+                admitted += GRAINS * (units if rule.measure is Measure.UNITS else 1)
         assert admitted <= max(0, bucket.capacity - level + bucket.rate * now_ms)
 
 
@@ -201,9 +209,11 @@ def test_workers_spend_no_more_than_was_left(number, value, measure, spent, traf
     if spent is not None:
         workers.remember(ask(rule), seen(spent))
     admitted = 0
-    for now_ms, worker, units in traffic:
-        if workers.admits(worker, ask(rule, units=units), now_ms):
-            admitted += units * each
+    for _, worker, part, times in traffic:
+        units = round(part * value)
+        for _ in range(times):
+            if workers.admits(worker, ask(rule, units=units)):
+                admitted += units * each
 
     left = value // 10 if spent is None else max(0, value - spent)
     assert admitted <= left
@@ -238,6 +248,12 @@ def test_a_budget_used_up_says_so_and_a_part_used_up_does_not():
 
     # Known: 500. Our part: 250, of which 200 are then taken.
     assert [None, 1.0, False, 1.0] == waits
+    alone = LocalLimits()
+    alone.remember(ask(rule), seen(500), 0)
+    assert isinstance(alone.reserve(ask(rule, units=500), ONE, 0), Granted)
+    verdict = alone.reserve(ask(rule, units=1), ONE, 0)
+    assert isinstance(verdict, Refused)
+    assert None is verdict.retry_after_seconds
     unseen = LocalLimits()
     for units, wait in ((200, 1.0), (1001, None)):
         verdict = unseen.reserve(ask(rule, units=units), ONE, 0)
