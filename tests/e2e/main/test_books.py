@@ -7,8 +7,8 @@ import pytest
 
 from tests.e2e.main import books, load
 from tests.e2e.main.conftest import ENGINE, ROOMY
+from tollhouse.core.buckets import GRAINS
 from tollhouse.core.ids import created_ms
-from tollhouse.core.limits import GRAINS
 from tollhouse.core.usage import UsageKind
 
 TENANT = "books"
