@@ -155,6 +155,7 @@ class Stack:
             "BILLING_TARGET": str(self.socket("billing")),
             "NODE": "local",
             "WORKER": name,
+            "MIN_WORKERS": str(self.workers),
         }
         return self._service(
             name,
