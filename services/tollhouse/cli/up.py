@@ -153,7 +153,7 @@ def _run(args: argparse.Namespace) -> None:
             local = local_engine(state, tools, configuration, ports)
         stack = Stack(
             state=state,
-            config=config.resolve(),
+            config=config.absolute(),
             envoy=envoy,
             redis=redis,
             listen=listen,
