@@ -1,0 +1,252 @@
+"""What is settled is learned: by learn.lua, over all replicas, by those who ask."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Iterable
+from itertools import chain
+
+import pytest
+import redis as redis_py
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tests.redis_process import running_redis
+from tollhouse.adapters.redis.client import Redis
+from tollhouse.adapters.redis.experience import KEPT_MS, Lessons, Refresher, key_of
+from tollhouse.adapters.redis.shards import shard
+from tollhouse.core.experience import Experience, Level, Ratio
+from tollhouse.core.histogram import Histogram, upper_edge
+from tollhouse.core.lesson import Lesson
+
+LEVELS = [Level("acme", "m"), Level("acme", ""), Level("", "m")]
+SOON = 5.0
+
+
+def taught(output=32, *, tenant="acme", is_cut=False, duration_ms=900, **ratios):
+    text = ratios.get("text", Ratio(1, 10, 45))
+    refund = ratios.get("refund", Ratio(1, 30, 100))
+    return Lesson(tenant, "m", output, is_cut, duration_ms, text, refund)
+
+
+async def within(seconds, condition):
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  # another task decides
+            await asyncio.sleep(0.01)
+
+
+class Reference:
+    """One level as the pure code keeps it."""
+
+    def __init__(self):
+        self.output = Histogram()
+        self.duration = Histogram()
+        self.text: Ratio | None = None
+        self.refund: Ratio | None = None
+
+    def add(self, lessons: Iterable[Lesson]):
+        told = [it for it in lessons if it.output]
+        self.output.add(
+            Counter(upper_edge(it.output) for it in told if not it.is_cut),
+            Counter(upper_edge(it.output) for it in told if it.is_cut),
+        )
+        self.duration.add(Counter(upper_edge(it.duration_ms) for it in lessons), {})
+        self.text = _added(self.text, [it.text for it in lessons])
+        self.refund = _added(self.refund, [it.refund for it in lessons])
+
+    def fields(self):
+        """As learn.lua lays them out."""
+        kept: dict[str, str] = {}
+        for name, histogram in (("output", self.output), ("duration", self.duration)):
+            kept |= {f"{name}:{edge}": str(it) for edge, it in histogram.bins.items()}
+            if histogram.bins:
+                kept[name] = " ".join(map(str, histogram.quantiles()))
+        for name, ratio in (("text", self.text), ("refund", self.refund)):
+            if ratio is not None:
+                kept[name] = " ".join(map(str, ratio))
+        return kept
+
+
+def _added(known, ratios):
+    batch = None
+    for ratio in ratios:
+        if ratio is not None:
+            batch = (batch or Ratio()).add(ratio)
+    return known if batch is None else (known or Ratio()).add(batch)
+
+
+@pytest.fixture(scope="module")
+def runner():
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def teaching(redis_server, runner):
+    """A function that empties Redis, teaches batch after batch, and reads a level."""
+    redis = runner.run(_connect(redis_server.url))
+    inspector = redis_py.Redis.from_url(redis_server.url, decode_responses=True)
+    lessons = Lessons(redis)
+
+    def teach(batches, level):
+        inspector.flushall()
+        for batch in batches:
+            runner.run(lessons.teach(batch))
+        return inspector.hgetall(key_of(level))
+
+    yield teach
+    runner.run(redis.close())
+    inspector.close()
+
+
+async def _connect(url):
+    return await Redis.connect(url, budget_seconds=1.0)
+
+
+numbers = st.one_of(st.integers(0, 60), st.integers(0, 2 * 10**9))
+ratios = st.none() | st.builds(
+    Ratio, st.just(1), st.integers(0, 10**6), st.integers(0, 10**7)
+)
+lessons = st.builds(
+    lambda output, is_cut, duration_ms, text, refund, times: (
+        [Lesson("acme", "m", output, is_cut, duration_ms, text, refund)] * times
+    ),
+    numbers,
+    st.booleans(),
+    numbers,
+    ratios,
+    ratios,
+    st.sampled_from([1, 1, 3, 40, 1999]),
+)
+batches = st.lists(
+    st.lists(lessons, min_size=1, max_size=6).map(lambda some: list(chain(*some))),
+    min_size=1,
+    max_size=6,
+)
+
+
+RARE, OFTEN = taught(9999, duration_ms=9999), taught(10, duration_ms=10)
+
+
+@given(batches=batches)
+@example(batches=[[RARE], [RARE], *[[OFTEN] * 2000] * 7])  # a bin that fades away
+@settings(
+    max_examples=40,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+def test_script_and_reference_agree(teaching, batches):
+    """Bins, quantiles, ratios and how they fade, field by field."""
+    reference = Reference()
+    for batch in batches:
+        reference.add(batch)
+
+    for level in LEVELS:
+        assert reference.fields() == teaching(batches, level)
+
+
+async def test_keys_are_of_the_slots_of_tenant_and_fleet(redis, inspector):
+    """The model's is shared by all tenants; none of them holds another's."""
+    await Lessons(redis).teach([taught()])
+
+    own = shard("acme")
+    assert {
+        b"{s%d}:learned:acme:m" % own,
+        b"{s%d}:learned:acme" % own,
+        b"{m0}:learned:m",
+    } == set(inspector.keys())
+
+
+async def test_a_level_goes_when_nobody_teaches_it(redis, inspector):
+    await Lessons(redis).teach([taught()])
+
+    for level in LEVELS:
+        assert KEPT_MS - 60_000 < inspector.pttl(key_of(level)) <= KEPT_MS
+
+
+async def test_a_level_has_a_bound(redis, inspector):
+    """However different its exchanges are."""
+    for start in range(0, 40_000, 1000):
+        await Lessons(redis).teach(
+            taught(output**2, duration_ms=output**2)
+            for output in range(start, start + 1000)
+        )
+
+    assert inspector.hlen(key_of(LEVELS[0])) <= 2 * 146 + 4
+    assert inspector.memory_usage(key_of(LEVELS[0])) < 16_384
+
+
+@contextlib.asynccontextmanager
+async def refreshing(redis, experience):
+    task = asyncio.create_task(Refresher(redis, experience).run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_replicas_learn_together(redis_url):
+    """25 exchanges at each of two gateways are enough for a third."""
+    one, other, third = [await _connect(redis_url) for _ in range(3)]
+    await Lessons(one).teach([taught()] * 25)
+    await Lessons(other).teach([taught()] * 25)
+    experience = Experience()
+    assert experience.output("acme", "m") is None
+    experience.refund_share("acme", "m")
+    experience.bytes_per_token("m")
+
+    async with refreshing(third, experience):
+        await within(SOON, lambda: not experience.wishes)
+
+    assert upper_edge(32) == experience.output("acme", "m")
+    assert upper_edge(32) == experience.output("new", "m")
+    assert upper_edge(900) == experience.duration_ms("acme", "m")
+    assert 0.3 == experience.refund_share("acme", "m")
+    assert 4.5 == experience.bytes_per_token("m")
+    for client in (one, other, third):
+        await client.close()
+
+
+async def test_what_is_known_is_kept_fresh(redis):
+    await Lessons(redis).teach([taught(32)] * 50)
+    experience = Experience()
+    experience.output("acme", "m")
+
+    async with refreshing(redis, experience):
+        await within(SOON, lambda: experience.output("acme", "m") == upper_edge(32))
+        await Lessons(redis).teach([taught(500)] * 50)
+        await within(SOON, lambda: experience.output("acme", "m") == upper_edge(500))
+
+
+async def test_while_redis_is_away_what_is_known_stays():
+    experience = Experience()
+    experience.output("acme", "m")
+    with running_redis() as server:
+        redis = await _connect(server.url)
+        await Lessons(redis).teach([taught()] * 50)
+        async with refreshing(redis, experience):
+            await within(SOON, lambda: experience.output("acme", "m") is not None)
+
+    async with refreshing(redis, experience):
+        experience.output("other", "x")
+        await asyncio.sleep(0.3)
+
+    assert upper_edge(32) == experience.output("acme", "m")
+    assert Level("other", "x") in experience.wishes
+    await redis.close()
+
+
+async def test_a_level_that_cannot_be_read_hides_no_other(redis, inspector):
+    """Somebody's string where a hash belongs."""
+    inspector.set(key_of(Level("acme", "")), "rubbish")
+    await Lessons(redis).teach([taught(tenant="good")] * 50)
+    experience = Experience()
+    experience.output("acme", "m")
+
+    async with refreshing(redis, experience):
+        await within(SOON, lambda: experience.output("acme", "m") is not None)
+
+    assert [Level("acme", "")] == experience.wishes

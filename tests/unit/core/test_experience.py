@@ -1,0 +1,123 @@
+"""Which level answers, and what is remembered of whom."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tollhouse.core.experience import (
+    ENOUGH_SAMPLES,
+    Experience,
+    Learned,
+    Level,
+    Ratio,
+)
+from tollhouse.core.histogram import MOST_SAMPLES, Quantiles
+
+OWN, TENANT, MODEL = Level("acme", "m"), Level("acme", ""), Level("", "m")
+
+
+def output(high, samples=ENOUGH_SAMPLES):
+    return Learned(output=Quantiles(samples, 1, high))
+
+
+def knowing(**levels):
+    experience = Experience()
+    names = {"own": OWN, "tenant": TENANT, "model": MODEL}
+    experience.learn({names[name]: learned for name, learned in levels.items()})
+    return experience
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        ({}, None),
+        ({"own": output(10), "tenant": output(20), "model": output(30)}, 10),
+        ({"own": output(10, 49), "tenant": output(20), "model": output(30)}, 20),
+        ({"own": output(10, 49), "tenant": output(20, 49), "model": output(30)}, 30),
+        ({"own": output(10, 49), "model": output(30, 49)}, None),
+    ],
+)
+def test_the_first_level_that_has_learned_enough_answers(levels, expected):
+    """Tenant × model, then the tenant, then the model."""
+    assert expected == knowing(**levels).output("acme", "m")
+
+
+def test_bytes_per_token_are_the_models():
+    enough = Learned(text=Ratio(ENOUGH_SAMPLES, 100, 450))
+
+    assert 4.5 == knowing(model=enough).bytes_per_token("m")
+    assert knowing(own=enough).bytes_per_token("m") is None
+
+
+@pytest.mark.parametrize("text", [Ratio(49, 100, 400), Ratio(50, 0, 0)])
+def test_few_texts_say_nothing(text):
+    assert knowing(model=Learned(text=text)).bytes_per_token("m") is None
+
+
+def test_duration_and_refund_leave_a_level_that_has_not_learned():
+    own = Learned(
+        duration=Quantiles(50, 700, 900), refund=Ratio(ENOUGH_SAMPLES, 30, 100)
+    )
+    model = Learned(duration=Quantiles(50, 800, 900), refund=Ratio(50, 50, 100))
+
+    both, one, none = knowing(own=own, model=model), knowing(model=model), knowing()
+
+    assert [700, 800, 0] == [it.duration_ms("acme", "m") for it in (both, one, none)]
+    assert [0.3, 0.5, 0] == [it.refund_share("acme", "m") for it in (both, one, none)]
+
+
+def test_asking_for_something_unknown_is_a_wish_until_it_is_learned():
+    """Also when it turns out that there is nothing to know."""
+    experience = Experience()
+    experience.output("acme", "m")
+
+    assert [OWN, TENANT, MODEL] == experience.wishes
+    experience.learn(dict.fromkeys(experience.wishes, Learned()))
+    experience.output("acme", "m")
+    assert [] == experience.wishes
+
+
+def test_only_what_was_asked_for_is_read_again():
+    experience = knowing(own=output(1), model=output(2))
+    assert [] == experience.asked
+
+    experience.output("acme", "m")
+
+    assert [OWN] == experience.asked
+    experience.learn({OWN: output(3)})
+    assert [] == experience.asked
+
+
+def test_levels_nobody_asks_for_make_room():
+    experience = Experience(most=2)
+    for name in "abc":
+        experience.learn({Level("", name): output(1)})
+
+    assert [None, 1, 1] == [experience.output("", name) for name in "abc"]
+
+
+def test_wishes_have_a_bound():
+    """Whatever is asked while Redis is away."""
+    experience = Experience(most=10)
+    for number in range(100):
+        experience.bytes_per_token(str(number))
+
+    assert 10 == len(experience.wishes) == len(experience.asked)
+
+
+ratios = st.builds(
+    Ratio, st.integers(0, 10_000), st.integers(0, 10**9), st.integers(0, 10**9)
+)
+
+
+@given(ratios, ratios)
+def test_a_ratio_forgets_and_stays_what_it_is(one, other):
+    """Halved together, so that the ratio of the sums hardly moves."""
+    both = one.add(other)
+
+    assert both.samples <= MOST_SAMPLES
+    halvings = 0
+    while (one.samples + other.samples) >> halvings > MOST_SAMPLES:
+        halvings += 1
+    assert (one.part + other.part) >> halvings == both.part
+    assert (one.whole + other.whole) >> halvings == both.whole
