@@ -20,6 +20,8 @@ from tollhouse.adapters.redis.cluster import SLOTS
 
 _START_SECONDS = 10.0
 _CLUSTER_SECONDS = 20.0
+_ENDS = [SLOTS * third // 3 for third in range(4)]
+"""Where the slots of one master end and the next one's begin."""
 
 
 def find_binary(name: str) -> str:
@@ -99,10 +101,11 @@ def running_redis(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RedisCluster:
-    """Three masters, each with a third of the slots, and replicas of the first."""
+    """Three masters, each with a third of the slots; replicas, and idle spares."""
 
     masters: list[RedisServer]
     replicas: list[RedisServer]
+    spares: list[RedisServer]
 
     @property
     def url(self) -> str:
@@ -113,12 +116,20 @@ class RedisCluster:
     @property
     def nodes(self) -> list[RedisServer]:
         """All of them, masters first."""
-        return [*self.masters, *self.replicas]
+        return [*self.masters, *self.replicas, *self.spares]
+
+    def master_of(self, slot: int) -> RedisServer:
+        """Who was given a slot at first."""
+        return next(
+            node
+            for node, end in zip(self.masters, _ENDS[1:], strict=True)
+            if slot < end
+        )
 
 
 @contextlib.contextmanager
-def running_cluster(replicas: int = 0) -> Iterator[RedisCluster]:
-    """Run a Redis Cluster on loopback until the block ends."""
+def running_cluster(*, replicas: int = 0, spares: int = 0) -> Iterator[RedisCluster]:
+    """Run a Redis Cluster on loopback; replicas are of its first master."""
     with contextlib.ExitStack() as stack:
         options = (
             *("--cluster-enabled", "yes", "--cluster-node-timeout", "5000"),
@@ -127,26 +138,27 @@ def running_cluster(replicas: int = 0) -> Iterator[RedisCluster]:
         )
         nodes = [
             stack.enter_context(running_redis(port=_cluster_port(), options=options))
-            for _ in range(3 + replicas)
+            for _ in range(3 + replicas + spares)
         ]
-        cluster = RedisCluster(nodes[:3], nodes[3:])
+        cluster = RedisCluster(
+            nodes[:3], nodes[3 : 3 + replicas], nodes[3 + replicas :]
+        )
         _form(cluster)
         yield cluster
 
 
 def _form(cluster: RedisCluster) -> None:
     """Share the slots out, introduce the nodes, wait until all know all."""
-    first = cluster.masters[0]
-    ends = [SLOTS * at // 3 for at in range(4)]
     for at, node in enumerate(cluster.nodes):
         node.ask("CLUSTER", "SET-CONFIG-EPOCH", at + 1)
         if node in cluster.masters:
-            node.ask("CLUSTER", "ADDSLOTS", *range(ends[at], ends[at + 1]))
+            node.ask("CLUSTER", "ADDSLOTS", *range(_ENDS[at], _ENDS[at + 1]))
         if at:
-            first.ask("CLUSTER", "MEET", "127.0.0.1", node.port)
+            cluster.masters[0].ask("CLUSTER", "MEET", "127.0.0.1", node.port)
     _wait_until(lambda: all(_knows(it, cluster) for it in cluster.nodes))
     for node in cluster.replicas:
-        node.ask("CLUSTER", "REPLICATE", first.ask("CLUSTER", "MYID").decode())
+        first = cluster.masters[0].ask("CLUSTER", "MYID")
+        node.ask("CLUSTER", "REPLICATE", first.decode())
     up = b"master_link_status:up"
     _wait_until(lambda: all(up in _info(it, "replication") for it in cluster.replicas))
 
