@@ -18,6 +18,7 @@ from tests.integration.identity.authz_process import (
 from tests.redis_process import running_redis
 from tollhouse.adapters.pepper import Pepper
 from tollhouse.adapters.redis.keyring import Keyring
+from tollhouse.core.entitlement import AS_PLANNED, Override
 from tollhouse.pb.envoy.service.auth.v3 import external_auth_pb2 as ext_authz
 
 NOBODY = f"th_{'nobody' * 2}_{'aB3' * 14}x"
@@ -52,7 +53,7 @@ def authz(folder: Path, redis_server, pepper: Path):
         yield it
 
 
-def eventually(expected: int, ask, *, within: float) -> float:
+def eventually(expected: int | str, ask, *, within: float) -> float:
     """Ask until the answer is the expected one; the seconds it took."""
     begin = time.monotonic()
     while ask() != expected:
@@ -176,6 +177,26 @@ def test_revoked(authz: Authz, keyring: Keyring):
     keyring.revoke(record.key_id)
 
     assert eventually(401, lambda: authz.status(key), within=2.3) < 2.3
+
+
+def test_overrides(authz: Authz, keyring: Keyring):
+    """Left out while nothing differs; a change is there within two seconds."""
+    key, record = keyring.create_key("acme")
+
+    def told() -> str:
+        fields = authz.check(key).dynamic_metadata.fields
+        return fields["overrides"].string_value if "overrides" in fields else "none"
+
+    assert told() == "none"
+    keyring.override_tenant("acme", None, lambda _: Override(concurrent=3))
+    eventually('{"tenant":{"concurrent":3}}', told, within=2.3)
+    keyring.override_key(record.key_id, lambda _: Override(units_per_day=4))
+    expected = '{"key":{"units_per_day":4},"tenant":{"concurrent":3}}'
+    eventually(expected, told, within=2.3)
+    keyring.override_tenant("acme", None, lambda _: AS_PLANNED)
+    keyring.override_key(record.key_id, lambda _: AS_PLANNED)
+
+    assert eventually("none", told, within=2.3) < 2.3
 
 
 def test_created_after_a_try(authz: Authz, redis_url, keyring: Keyring):

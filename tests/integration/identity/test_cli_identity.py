@@ -1,6 +1,5 @@
 """`tollhouse tenants` and `tollhouse keys`, from the command line to Redis."""
 
-import io
 import json
 import subprocess
 import sys
@@ -10,50 +9,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from tollhouse.adapters.pepper import Pepper
 from tollhouse.adapters.redis.keyring import Keyring, KeyringError
-from tollhouse.cli.__main__ import main
 from tollhouse.cli.keys import parse_expiry
+from tollhouse.core.entitlement import Override, Overrides
 from tollhouse.core.identity import DEFAULT_SCOPES, key_of
 from tollhouse.core.problems import Unavailable
-
-
-@pytest.fixture
-def state(redis_server, redis_url, tmp_path: Path) -> Path:
-    """A state directory as `tollhouse up` leaves it."""
-    assert redis_url
-    folder = tmp_path / "state"
-    folder.mkdir()
-    (folder / "run").symlink_to(redis_server.socket_path.parent)
-    pepper = folder / "pepper"
-    pepper.touch(mode=0o600)
-    pepper.write_text("5a" * 32 + "\n")
-    return folder
-
-
-@pytest.fixture
-def tollhouse(state: Path, monkeypatch):
-    """Run a command; its status and what it wrote to stdout and stderr."""
-
-    def run(*arguments: str, place: bool = True) -> tuple[int, str, str]:
-        out, err = io.StringIO(), io.StringIO()
-        monkeypatch.setattr(sys, "stdout", out)
-        monkeypatch.setattr(sys, "stderr", err)
-        where = ["--state-dir", str(state)] if place else []
-        try:
-            status = main([*arguments, *where])
-        except SystemExit as ended:
-            status = int(ended.code or 0)
-        return status, out.getvalue(), err.getvalue()
-
-    return run
-
-
-@pytest.fixture
-def keyring(redis_url: str, state: Path):
-    ring = Keyring(redis_url, Pepper.read(state / "pepper"))
-    yield ring
-    ring.close()
 
 
 def test_story(tollhouse, keyring: Keyring):
@@ -125,7 +85,52 @@ def test_tenant_again(tollhouse):
     status, out, err = tollhouse("tenants", "create", "acme", "--plan", "gold")
 
     assert (status, out) == (1, "")
-    assert err == "error: tenant acme exists and is on plan demo, not gold\n"
+    assert err == (
+        "error: tenant acme exists and is on plan demo, not gold; "
+        "to change it: tollhouse tenants set acme --plan gold\n"
+    )
+
+
+def test_time_zone(tollhouse, keyring: Keyring):
+    """A tenant's days and months are those of its own zone, UTC's unless named."""
+    assert tollhouse(
+        *("tenants", "create", "acme", "--plan", "demo"),
+        *("--time-zone", "Europe/Berlin"),
+    ) == (0, "tenant acme created, on plan demo, in Europe/Berlin\n", "")
+    assert tollhouse("tenants", "create", "acme", "--plan", "demo")[0] == 0
+    status, _, err = tollhouse(
+        "tenants", "create", "acme", "--plan", "demo", "--time-zone", "UTC"
+    )
+    assert status == 1
+    assert "is in Europe/Berlin, not UTC; to change it: tollhouse tenants set" in err
+    tollhouse("tenants", "create", "other", "--plan", "demo")
+
+    _, out, _ = tollhouse("tenants", "list", "--json")
+    assert {it["name"]: it["time_zone"] for it in json.loads(out)["tenants"]} == {
+        "acme": "Europe/Berlin",
+        "other": "UTC",
+    }
+
+
+def test_change_a_tenant(tollhouse, keyring: Keyring):
+    """Plan and zone apart, each leaving the rest; overrides stay."""
+    keyring.create_tenant("acme", "gold")
+    keyring.override_tenant("acme", "m", lambda _: Override(concurrent=3))
+    assert tollhouse("tenants", "set", "acme", "--plan", "demo") == (
+        0,
+        "tenant acme is on plan demo\n",
+        "",
+    )
+    _, out, _ = tollhouse("tenants", "set", "acme", "--time-zone", "Asia/Tokyo")
+    assert out == "tenant acme is on plan demo, in Asia/Tokyo\n"
+    _, out, _ = tollhouse(
+        "tenants", "set", "acme", "--plan", "demo", "--time-zone", "UTC", "--json"
+    )
+    assert json.loads(out)["time_zone"] == "UTC"
+    (tenant,) = keyring.tenants()
+
+    assert (tenant.plan, tenant.state) == ("demo", "active")
+    assert tenant.overrides == Overrides(models={"m": Override(concurrent=3)})
 
 
 def test_unknown_plan(tollhouse):
@@ -141,6 +146,11 @@ def test_unknown_plan(tollhouse):
     [
         ("tenants create Acme --plan demo", 2, "use 1 to 64 of a-z"),
         ("tenants create acme", 2, "--plan"),
+        ("tenants create x --plan demo --time-zone Europe/Berln", 2, "did you mean"),
+        ("tenants set acme", 2, "give --plan, --time-zone or both"),
+        ("tenants set acme --time-zone CEST", 2, "time zone 'CEST' is not known"),
+        ("tenants set nobody --plan demo", 1, "no tenant nobody; see"),
+        ("tenants set Nobody --plan demo", 2, "use 1 to 64 of a-z"),
         ("keys create --tenant nobody", 1, "no tenant nobody; create it first"),
         ("keys create --tenant x --scope chat:wrte", 2, "unknown scope 'chat:wrte'"),
         ("keys create --tenant x --expires soon", 2, "write 30d, 12h or a date"),
@@ -209,7 +219,11 @@ def test_as_a_program(state: Path, keyring: Keyring):
 
 @pytest.mark.parametrize(
     "arguments",
-    ["tenants create", "tenants list", "keys create", "keys list", "keys revoke"],
+    [
+        *("tenants create", "tenants set", "tenants list"),
+        *("keys create", "keys list", "keys revoke"),
+        *("limits set", "limits clear", "limits list"),
+    ],
 )
 def test_help_teaches(tollhouse, arguments: str):
     """Every command's help shows one that works."""

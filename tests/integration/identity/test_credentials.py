@@ -15,6 +15,7 @@ from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.credentials import Credentials
 from tollhouse.adapters.redis.keyring import Keyring
 from tollhouse.authz.servicer import SERVICE, AuthorizationServicer
+from tollhouse.core.entitlement import Override, Overrides, decode_overrides
 from tollhouse.core.identity import Credential, Principal, parse_scopes
 from tollhouse.core.problems import ProtocolError, Unavailable
 from tollhouse.pb.envoy.service.auth.v3 import external_auth_pb2 as ext_authz
@@ -62,6 +63,30 @@ async def test_find(keyring: Keyring, client: Redis):
     assert await find(PEPPER.digest(key), "other") == expected
 
 
+async def test_overrides(keyring: Keyring, client: Redis):
+    """Those of key and tenant in one text, with the tenant's time zone."""
+    key, record = keyring.create_key("acme")
+    plain, _ = keyring.create_key("other")
+    keyring.override_key(record.key_id, lambda _: Override(concurrent=1))
+    keyring.override_tenant("acme", None, lambda _: Override(concurrent="unlimited"))
+    keyring.override_tenant("acme", "m", lambda _: Override(shadow=True))
+    keyring.change_tenant("acme", time_zone="Europe/Berlin")
+    find = Credentials(client).find
+
+    for hint in (None, "acme", "other"):
+        found = await find(PEPPER.digest(key), hint)
+        assert found is not None
+        assert decode_overrides(found.principal.overrides) == Overrides(
+            key=Override(concurrent=1),
+            tenant=Override(concurrent="unlimited"),
+            models={"m": Override(shadow=True)},
+            zone="Europe/Berlin",
+        )
+        without = await find(PEPPER.digest(plain), hint)
+        assert without is not None
+        assert without.principal.overrides == ""
+
+
 async def test_find_nothing(keyring: Keyring, client: Redis, raw):
     """Unknown and revoked keys, and those of a tenant that is gone: nothing."""
     find = Credentials(client).find
@@ -97,11 +122,29 @@ async def test_newer_scopes(keyring: Keyring, client: Redis, raw):
     assert found.principal.scopes == parse_scopes("tune:write chat:write")
 
 
-@pytest.mark.parametrize(("field", "value"), [("scopes", "!"), ("expires_at", "soon")])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("scopes", "!"),
+        ("expires_at", "soon"),
+        ("limits", "{"),
+        ("limits", '{"key":{"requests_per_hour":1}}'),
+    ],
+)
 async def test_misread(keyring: Keyring, client: Redis, raw, field, value):
     """A record that can't be read is our fault and says whose key it is."""
     key, record = keyring.create_key("acme")
     raw.hset(f"th:key:{PEPPER.digest(key)}", field, value)
+
+    with pytest.raises(ProtocolError, match=record.key_id):
+        await Credentials(client).find(PEPPER.digest(key))
+
+
+@pytest.mark.parametrize("limits", ['{"tenants":{}}', '{"zone":"Mars/Olympus"}'])
+async def test_misread_tenant(keyring: Keyring, client: Redis, raw, limits):
+    """Limits that can't be read are not none: nothing is admitted by guess."""
+    key, record = keyring.create_key("acme")
+    raw.hset("th:tenant:acme", "limits", limits)
 
     with pytest.raises(ProtocolError, match=record.key_id):
         await Credentials(client).find(PEPPER.digest(key))
