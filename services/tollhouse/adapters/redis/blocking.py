@@ -15,9 +15,17 @@ _TIMEOUT_SECONDS = 3.0
 def open_blocking(url: str) -> Any:
     """Make a client that connects on first use; its replies are text.
 
-    Raises ValueError for a URL that can't be one or holds a password.
+    Raises ValueError for a URL that can't be one, holds a password or names a cluster.
     """
-    if urlsplit(url).password is not None:
+    place = urlsplit(url)
+    if place.scheme == "redis+cluster":
+        # What is changed together has keys in several slots.
+        raise ValueError(
+            "tenants and keys need a single Redis (unix:///path, redis://host:port/0), "
+            "the one authz has as TOLLHOUSE_REDIS_URL; that of extproc is a setting of "
+            "its own, and only that may be a cluster"
+        )
+    if place.password is not None:
         raise ValueError("a Redis URL must not hold a password")
     # Any: redis-py's types hold for both kinds of replies at once.
     return redis.Redis.from_url(

@@ -50,7 +50,8 @@ class Keyring:
     ) -> None:
         """Connect on first use; `clock` gives Unix seconds.
 
-        Raises ValueError for a URL that can't be one or holds a password.
+        Raises ValueError for a URL that can't be one, holds a password or names a
+        cluster.
 
         Without a pepper all is there but `create_key` and `find`, which raise
         KeyringError.
