@@ -32,6 +32,7 @@ examples:
   tollhouse up --backend http://127.0.0.1:8080   the same, before your own server
   tollhouse tenants create acme --plan demo
   tollhouse keys create --tenant acme --scope chat:write
+  tollhouse limits set --tenant acme --units-per-minute 500_000
   tollhouse usage --tenant acme
 
 `tollhouse COMMAND --help` explains a command. Exit status: 0 done, 1 it failed,

@@ -1,4 +1,4 @@
-"""What `tollhouse tenants` and `tollhouse keys` share: finding Redis, failing well."""
+"""What `tenants`, `keys` and `limits` share: finding Redis, failing well."""
 
 import argparse
 import json

@@ -15,6 +15,9 @@ MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}"
 """Models and what they lead to are named so: fit for a header and, having neither `|`
 nor `{`, for a part of a Redis key."""
 
+UNLIMITED = Allowance()
+"""A scope with no limits of its own."""
+
 
 class Operation(StrEnum):
     """What a client asks a model to do; the values are those of usage records."""
@@ -43,8 +46,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What a token of each type costs, in `core.limits.MONEY`; budgets of money count
-    by it."""
+    """What a token of each type costs, in `core.limits.MONEY`: budgets count by it."""
 
     input: int = 0
     cached_input: int = 0
@@ -77,7 +79,7 @@ class Model:
     inject_default: bool
     created: int
     prices: Prices = Prices()
-    limits: Allowance = Allowance()
+    limits: Allowance = UNLIMITED
     capacity: int | None = None
     hold_seconds: float = 0.0
     tokenizer: Path | None = None
@@ -109,9 +111,9 @@ class Plan:
     """
 
     name: str
-    key: Allowance = Allowance()
-    tenant: Allowance = Allowance()
-    tenant_model: Allowance = Allowance()
+    key: Allowance = UNLIMITED
+    tenant: Allowance = UNLIMITED
+    tenant_model: Allowance = UNLIMITED
     policy: Policy = Policy.LEARNED
     redis_down: RedisDown = RedisDown.DEGRADE
     priority: int = 1
@@ -127,4 +129,4 @@ class Catalog:
 
     models: Mapping[str, Model]
     plans: Mapping[str, Plan]
-    limits: Allowance = Allowance()
+    limits: Allowance = UNLIMITED

@@ -264,6 +264,14 @@ def test_refuses_what_is_no_configuration(write, content, said):
     assert said in faults(write(content))
 
 
+def test_says_when_the_file_is_no_text(tmp_path):
+    """Not a traceback."""
+    path = tmp_path / "tollhouse.yaml"
+    path.write_bytes(b"models: \xff")
+
+    assert "is not UTF-8 text" in faults(path)
+
+
 def test_says_when_the_file_is_missing(tmp_path):
     """By its path."""
     assert "No such file" in faults(tmp_path / "none.yaml")
