@@ -21,6 +21,7 @@ PLANS = {
     "four-at-once": {"policy": "strict", "tenant": {"concurrent": 4}},
     "daily": {"policy": "strict", "tenant": {"units_per_day": 300}},
     "small": {"tenant_model": {"units_per_minute": 1000}, "burst_seconds": 10},
+    "strict": {"policy": "strict"},
     "changing": {"tenant": {"concurrent": 1000}},
 }
 

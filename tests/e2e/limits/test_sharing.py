@@ -1,0 +1,71 @@
+"""A model that everybody wants, through the whole stack."""
+
+import asyncio
+
+import openai
+import pytest
+import yaml
+from openai import AsyncOpenAI
+
+from tests.e2e.limits.test_clients import ask, opened
+
+CAPACITY = 300
+"""Units in flight: four of the noisy tenant's requests, ten of the quiet one's."""
+
+
+@pytest.fixture
+def small_model(config):
+    """Give the model a capacity, without a restart, for one test."""
+    good = config.read_text()
+    content = yaml.safe_load(good)
+    content["models"]["tiny-chat"] |= {"capacity": CAPACITY, "hold_seconds": 0}
+    config.write_text(yaml.safe_dump(content))
+    yield
+    config.write_text(good)
+
+
+class Crowd:
+    """Clients of one tenant that ask again as soon as they are answered."""
+
+    def __init__(self) -> None:
+        self.admitted = 0
+        self.refusals = list[openai.RateLimitError]()
+
+    async def ask(self, client: AsyncOpenAI, **options: object) -> None:
+        try:
+            await ask(client, **options)
+            self.admitted += 1
+        except openai.RateLimitError as error:
+            self.refusals.append(error)
+
+    async def press(self, client: AsyncOpenAI) -> None:
+        while True:
+            await self.ask(client, max_tokens=60)
+            await asyncio.sleep(0.01)
+
+
+async def test_a_noisy_tenant_costs_a_quiet_one_no_refusal(
+    stack, make_key, small_model
+):
+    """One fills the model with fifty clients, the other one below its share passes."""
+    noisy_key, quiet_key = make_key("noisy", "strict"), make_key("quiet", "strict")
+    noisy, quiet = Crowd(), Crowd()
+    async with opened(stack, noisy_key) as loud, opened(stack, quiet_key) as low:
+        crowd = [asyncio.create_task(noisy.press(loud)) for _ in range(50)]
+        try:
+            async with asyncio.timeout(15):
+                while not noisy.refusals:  # noqa: ASYNC110  # the file is followed
+                    await asyncio.sleep(0.1)
+            before = noisy.admitted
+            for _ in range(20):
+                await quiet.ask(low, max_tokens=20)
+        finally:
+            for task in crowd:
+                task.cancel()
+            await asyncio.gather(*crowd, return_exceptions=True)
+
+    assert (20, []) == (quiet.admitted, quiet.refusals)
+    assert before < noisy.admitted < len(noisy.refusals)
+    body = noisy.refusals[-1].body
+    assert isinstance(body, dict)
+    assert {"scope": "model", "measure": "capacity"} == body["limit"]
