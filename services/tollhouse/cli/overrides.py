@@ -17,6 +17,8 @@ PLAN: Final = "plan"
 """What the plan says."""
 
 _MOST = 2**53
+# With the longest burst the scripts' doubles still count every grain of it.
+_MOST_PER_MINUTE = 2_500_000_000
 _MOST_MONEY = 900_000
 _LONGEST_BURST_SECONDS = 3600.0
 _COUNT = re.compile(r"[0-9][0-9_]{0,20}")
@@ -27,12 +29,23 @@ _SHADOW = {"on": True, "off": False, PLAN: None}
 _Value = Amount | float | bool
 
 
+def parse_rate(text: str) -> Amount:
+    """Read a number of requests or units per minute. Raises ValueError."""
+    return _parse_whole(text, _MOST_PER_MINUTE)
+
+
 def parse_count(text: str) -> Amount:
-    """Read a number of requests, units or exchanges. Raises ValueError."""
+    """Read a number of units or exchanges. Raises ValueError."""
+    return _parse_whole(text, _MOST)
+
+
+def _parse_whole(text: str, most: int) -> Amount:
     if text in (NONE, PLAN):
         return "unlimited" if text == NONE else None
-    if not _COUNT.fullmatch(text) or not 1 <= int(text.replace("_", "")) <= _MOST:
-        raise ValueError("write a whole number above 0, none (no such limit) or plan")
+    if not _COUNT.fullmatch(text) or not 1 <= int(text.replace("_", "")) <= most:
+        raise ValueError(
+            f"write a whole number from 1 to {most}, none (no such limit) or plan"
+        )
     return int(text.replace("_", ""))
 
 
@@ -65,8 +78,8 @@ def parse_shadow(text: str) -> bool | None:
 
 
 _FIELDS: Final[dict[str, tuple[Callable[[str], _Value], str, str]]] = {
-    "requests_per_minute": (parse_count, "N", "requests per minute"),
-    "units_per_minute": (parse_count, "N", "tokens times weights, per minute"),
+    "requests_per_minute": (parse_rate, "N", "requests per minute"),
+    "units_per_minute": (parse_rate, "N", "tokens times weights, per minute"),
     "concurrent": (parse_count, "N", "exchanges at once"),
     "units_per_day": (parse_count, "N", "units per day of the tenant's time zone"),
     "units_per_month": (parse_count, "N", "units per calendar month"),
@@ -81,7 +94,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add an option for every field."""
     group = parser.add_argument_group("limits")
     for field, (parse, metavar, what) in _FIELDS.items():
-        or_none = "|none" if parse in (parse_count, parse_money) else ""
+        or_none = "" if parse in (parse_burst, parse_shadow) else "|none"
         group.add_argument(
             _option(field), metavar=f"{metavar}{or_none}|plan", help=what
         )

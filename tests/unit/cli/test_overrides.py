@@ -11,6 +11,7 @@ from tollhouse.cli.overrides import (
     parse_burst,
     parse_count,
     parse_money,
+    parse_rate,
     parse_shadow,
     to_json,
 )
@@ -24,6 +25,8 @@ from tollhouse.core.limits import MONEY
         (parse_count, "1", 1),
         (parse_count, "600_000", 600_000),
         (parse_count, str(2**53), 2**53),
+        (parse_rate, "2_500_000_000", 2_500_000_000),
+        (parse_rate, "none", "unlimited"),
         (parse_count, "none", "unlimited"),
         (parse_count, "plan", None),
         (parse_money, "12.50", 25 * MONEY // 2),
@@ -49,6 +52,7 @@ def test_read(parse, text, expected):
     [
         *((parse_count, it) for it in ("", "0", "-1", "1.5", "1e3", "_1", "٣", "None")),
         *((parse_count, it) for it in (str(2**53 + 1), "9" * 30)),
+        *((parse_rate, it) for it in ("0", "2500000001")),
         *((parse_money, it) for it in ("", "0", "0.0000", "-1", "1.", ".5", "1.00001")),
         *((parse_money, it) for it in ("900000.0001", "1e3", "nan", "1_000", "٣")),
         *(
@@ -73,6 +77,15 @@ def test_money_is_shown_as_it_was_set(amount):
     assert isinstance(shown, str)
     assert Decimal(shown) == amount
     assert len(shown.partition(".")[2]) >= 2
+
+
+def test_the_highest_rate_is_counted_exactly():
+    """Also with the longest burst, in the grains of core.buckets."""
+    rate, burst = parse_rate("2500000000"), parse_burst("3600")
+
+    assert isinstance(rate, int)
+    assert burst is not None
+    assert rate * burst * 1000 < 2**53
 
 
 def test_describe():
