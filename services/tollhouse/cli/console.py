@@ -9,6 +9,8 @@ _BOLD, _RED, _YELLOW, _GREEN, _DIM, _RESET = (
     f"\x1b[{code}m" for code in (1, 31, 33, 32, 2, 0)
 )
 
+_BAR = 40
+
 
 class Console:
     """Writes lines to a stream and goes on when nobody reads it any more."""
@@ -30,6 +32,15 @@ class Console:
     def step(self, name: str, what: str) -> None:
         """Report a part of a longer job as done."""
         self.line(f"  {self._paint(_GREEN, f'{name:<12}')} {what}")
+
+    def progress(self, name: str, share: float) -> None:
+        """Show how much of a longer job is done; nothing where nobody watches."""
+        if self._stream.isatty():
+            full = round(share * _BAR)
+            bar = f"{'#' * full}{'.' * (_BAR - full)}"
+            done = share >= 1
+            self._stream.write(f"\r  {name:<12} {bar} {share:4.0%}{chr(10) * done}")
+            self._stream.flush()
 
     def warning(self, text: str) -> None:
         """Report something that went wrong and is being handled."""

@@ -99,8 +99,8 @@ class Synthetic:
         *((0.40, None), (0.15, 1024), (0.20, 2048)),
         *((0.20, 4096), (0.05, 8192)),
     )
-    clients: int = 16
-    crowds: float = 2.0
+    clients: int = 32
+    crowds: float = 1.0
     crowd_seconds: float = 2.0
     token_seconds: float = TOKEN_SECONDS
 
