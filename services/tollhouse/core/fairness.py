@@ -62,6 +62,11 @@ class Flight:
         """Weights of the tenants in flight, in sum."""
         return sum(share.weight for share in self.shares.values())
 
+    @property
+    def largest(self) -> int:
+        """The counter of the tenant that was given most."""
+        return max((share.counter for share in self.shares.values()), default=0)
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -87,15 +92,12 @@ def judge(
     if fits_twice and (own.units + cost) * weights <= capacity * weight:
         return Verdict(fits=True, counter=own.counter)
     over = in_flight - capacity
-    others = [it.counter for name, it in flight.shares.items() if name != tenant]
-    if over * CATCH_UP > capacity or not others:
+    if over * CATCH_UP > capacity:
         return Verdict(fits=False, counter=own.counter)
-    ahead = max(others)
-    counter = max(own.counter, ahead - capacity * SCALE // weights)
-    is_far_behind = over * SCALE <= (ahead - counter) * weight
-    return Verdict(
-        counter < ahead and (over <= 0 or (fits_twice and is_far_behind)), counter
-    )
+    counter = max(own.counter, flight.largest - capacity * SCALE // weights)
+    behind = flight.largest - counter
+    fits_behind = over <= 0 or (fits_twice and over * SCALE <= behind * weight)
+    return Verdict(behind > 0 and fits_behind, counter)
 
 
 def change(

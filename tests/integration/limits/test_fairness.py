@@ -57,7 +57,7 @@ def expected(flight):
         name: (share.units, share.counter, share.weight)
         for name, share in flight.shares.items()
     }
-    return tenants | {"*": (flight.units, flight.weights)}
+    return tenants | {"*": (flight.units, flight.weights, flight.largest)}
 
 
 names = st.sampled_from(["a", "b", "c", "total", "0"])

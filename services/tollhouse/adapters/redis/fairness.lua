@@ -2,9 +2,10 @@
 -- reserve and settle. core/fairness.py is its twin and says why it is so.
 --
 -- One hash a model: field per tenant with units in flight "<units> <counter> <weight>",
--- field '*', which no tenant is called, "<units> <weights>" in sum. A tenant with nothing
--- in flight has no field. Counters are units * FAIR_SCALE / weight, rounded down; all
--- numbers are integers below 2^53, for years of a million units a second.
+-- field '*', which no tenant is called, "<units> <weights> <largest counter>": both in sum,
+-- and so a refusal costs the same however many tenants there are. A tenant with nothing in
+-- flight has no field. Counters are units * FAIR_SCALE / weight, rounded down; all numbers
+-- are integers below 2^53, for years of a million units a second.
 --
 -- RESERVE   fits, in_flight, counter = fair_room(key, tenant, weight, units, capacity)
 --           and when every limit has room:
@@ -20,17 +21,17 @@ local function fair_numbers(stored)
   if not stored then
     return nil
   end
-  local first, second, third = string.match(stored, '^(%d+) (%d+) ?(%d*)$')
+  local first, second, third = string.match(stored, '^(%d+) (%d+) (%d+)$')
   return tonumber(first), tonumber(second), tonumber(third)
 end
 
--- The largest counter of the tenants in flight beside this one, or nil.
-local function fair_ahead(key, tenant)
-  local fields, largest = redis.call('HGETALL', key), nil
+-- The largest counter, where the tenant that had it went back.
+local function fair_largest(key)
+  local fields, largest = redis.call('HGETALL', key), 0
   for at = 1, #fields, 2 do
-    if fields[at] ~= tenant and fields[at] ~= '*' then
+    if fields[at] ~= '*' then
       local _, counter = fair_numbers(fields[at + 1])
-      largest = math.max(largest or counter, counter)
+      largest = math.max(largest, counter)
     end
   end
   return largest
@@ -40,7 +41,7 @@ end
 -- starts from when they do. Writes nothing.
 local function fair_room(key, tenant, weight, cost, capacity)
   local stored = redis.call('HMGET', key, '*', tenant)
-  local in_flight, weights = fair_numbers(stored[1])
+  local in_flight, weights, largest = fair_numbers(stored[1])
   local held, counter, old = fair_numbers(stored[2])
   in_flight, held, counter = in_flight or 0, held or 0, counter or 0
   if in_flight + cost <= capacity or in_flight == 0 then
@@ -53,14 +54,10 @@ local function fair_room(key, tenant, weight, cost, capacity)
   if (in_flight - capacity) * 8 > capacity then
     return false, in_flight, counter
   end
-  local ahead = fair_ahead(key, tenant)
-  if not ahead then
-    return false, in_flight, counter
-  end
-  counter = math.max(counter, ahead - math.floor(capacity * FAIR_SCALE / weights))
-  local over = in_flight - capacity
-  return counter < ahead and (over <= 0 or in_flight + cost <= 2 * capacity
-    and over * FAIR_SCALE <= (ahead - counter) * weight), in_flight, counter
+  counter = math.max(counter, largest - math.floor(capacity * FAIR_SCALE / weights))
+  local over, behind = in_flight - capacity, largest - counter
+  return behind > 0 and (over <= 0 or in_flight + cost <= 2 * capacity
+    and over * FAIR_SCALE <= behind * weight), in_flight, counter
 end
 
 -- Adds `held` to the tenant's units in flight and `served` to what it was given, both
@@ -68,28 +65,35 @@ end
 -- exchange that is under way keeps the stored one. `counter` is fair_room's, else nil.
 local function fair_change(key, tenant, weight, held, served, counter)
   local stored = redis.call('HMGET', key, '*', tenant)
-  local in_flight, weights = fair_numbers(stored[1])
+  local in_flight, weights, largest = fair_numbers(stored[1])
   local before, reached, old = fair_numbers(stored[2])
   local after = math.max(0, (before or 0) + held)
   if not before and after == 0 then
     return
   end
   in_flight = (in_flight or 0) + after - (before or 0)
-  weights = (weights or 0) - (old or 0)
-  if after == 0 then
-    if in_flight == 0 then
-      redis.call('DEL', key)
-    else
-      redis.call('HDEL', key, tenant)
-      redis.call('HSET', key, '*', string.format('%.0f %.0f', in_flight, weights))
+  weights, largest = (weights or 0) - (old or 0), largest or 0
+  local was_largest, now_reached = reached == largest, 0
+  if after > 0 then
+    if not counter then
+      weight = old or weight
     end
+    local given = math.floor(served * FAIR_SCALE / weight)
+    now_reached = math.max(0, (counter or reached or 0) + given)
+    weights = weights + weight
+    redis.call('HSET', key, tenant,
+      string.format('%.0f %.0f %.0f', after, now_reached, weight))
+  elseif in_flight == 0 then
+    redis.call('DEL', key)
     return
+  else
+    redis.call('HDEL', key, tenant)
   end
-  if not counter then
-    weight = old or weight
+  if now_reached >= largest then
+    largest = now_reached
+  elseif was_largest then
+    largest = fair_largest(key)
   end
-  local given = math.floor(served * FAIR_SCALE / weight)
-  reached = math.max(0, (counter or reached or 0) + given)
-  redis.call('HSET', key, '*', string.format('%.0f %.0f', in_flight, weights + weight),
-    tenant, string.format('%.0f %.0f %.0f', after, reached, weight))
+  redis.call('HSET', key, '*',
+    string.format('%.0f %.0f %.0f', in_flight, weights, largest))
 end
