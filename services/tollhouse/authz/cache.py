@@ -82,7 +82,10 @@ class Cache(Generic[V]):
                 if age >= AHEAD_SECONDS and not rests:
                     self._look_up(digest, known.value)
                 return known.value
-            if rests and age < KEPT_SECONDS:
+            if self._is_away and age < KEPT_SECONDS:
+                # Nobody waits for a Redis that hangs; who comes next finds it back.
+                if not rests:
+                    self._look_up(digest, known.value)
                 return known.value
         try:
             # Shielded: others wait for the same look-up when this client leaves.

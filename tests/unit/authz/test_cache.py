@@ -205,7 +205,7 @@ async def test_away_unknown(store, cache):
 
 
 async def test_back(store, cache):
-    """Redis back: the next question is answered from it."""
+    """Redis back: one question finds it out, the next is answered from it."""
     store.values["a"] = "A"
     await cache.get("a")
     store.failure = Unavailable("away")
@@ -214,8 +214,25 @@ async def test_back(store, cache):
     store.failure = None
     del store.values["a"]
     store.now += RETRY_SECONDS
+    assert await cache.get("a") == "A"
+    await settle()
 
     assert await cache.get("a") is None
+
+
+async def test_nobody_waits_while_redis_hangs(store, cache):
+    """A known key is answered at once, also by who looks whether Redis is back."""
+    store.values["a"] = "A"
+    await cache.get("a")
+    store.failure = Unavailable("away")
+    store.now += 100
+    await cache.get("a")
+    store.now += RETRY_SECONDS
+    store.gate = asyncio.Event()
+
+    async with asyncio.timeout(1):
+        assert await cache.get("a") == "A"
+    store.gate.set()
 
 
 async def test_rest_after_failure(store, cache):
@@ -227,6 +244,7 @@ async def test_rest_after_failure(store, cache):
     store.asked.clear()
     for _ in range(100):
         assert await cache.get("a") == "A"
+        await settle()
         store.now += RETRY_SECONDS / 50
 
     assert len(store.asked) == 2
