@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from tollhouse.adapters.configuration import ConfigurationError, load
 from tollhouse.adapters.redis.records import ApiKey, Tenant
-from tollhouse.cli import keyring
+from tollhouse.cli import keyring, limits_simulate
 from tollhouse.cli.console import Console
 from tollhouse.cli.overrides import add_options, change_of, describe, to_json
 from tollhouse.cli.places import default_config
@@ -72,6 +72,8 @@ def add_parser(
     )
     keyring.add_place_options(list_)
     list_.set_defaults(run=keyring.reporting(_list))
+
+    limits_simulate.add_parser(commands)
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
