@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import json
+import time
 from collections import Counter
 from collections.abc import Iterable
 from itertools import chain
@@ -15,10 +17,30 @@ from tests.redis_process import running_redis
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.experience import KEPT_MS, Lessons, Refresher, key_of
 from tollhouse.adapters.redis.shards import shard
+from tollhouse.core.catalog import Model, Operation, Policy, Provider, Weights
+from tollhouse.core.estimate import estimate
 from tollhouse.core.experience import Experience, Level, Ratio
 from tollhouse.core.histogram import Histogram, upper_edge
+from tollhouse.core.ids import exchange_id
 from tollhouse.core.lesson import Lesson
+from tollhouse.core.limits import Limit, Measure, Scope
+from tollhouse.core.openai import parse
+from tollhouse.core.reservation import Granted, Reservation
+from tollhouse.core.usage import Facts
 
+MODEL = Model(
+    name="m",
+    cluster="c",
+    provider=Provider.TRITON,
+    operations=frozenset(Operation),
+    context=4096,
+    default_output_tokens=256,
+    max_output_tokens=1024,
+    weights=Weights(1, 0, 1),
+    bytes_per_token=4.0,
+    inject_default=True,
+    created=0,
+)
 LEVELS = [Level("acme", "m"), Level("acme", ""), Level("", "m")]
 SOON = 5.0
 
@@ -68,11 +90,10 @@ class Reference:
 
 
 def _added(known, ratios):
-    batch = None
-    for ratio in ratios:
-        if ratio is not None:
-            batch = (batch or Ratio()).add(ratio)
-    return known if batch is None else (known or Ratio()).add(batch)
+    told = [ratio for ratio in ratios if ratio is not None]
+    if not told:
+        return known
+    return (known or Ratio()).add(Ratio(*map(sum, zip(*told, strict=True))))
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +151,8 @@ RARE, OFTEN = taught(9999, duration_ms=9999), taught(10, duration_ms=10)
 
 @given(batches=batches)
 @example(batches=[[RARE], [RARE], *[[OFTEN] * 2000] * 7])  # a bin that fades away
+@example(batches=[[taught(output) for output in range(1, 11)]])  # ranks in between
+@example(batches=[[OFTEN] * 2000])  # just not too many
 @settings(
     max_examples=40,
     deadline=None,
@@ -250,3 +273,59 @@ async def test_a_level_that_cannot_be_read_hides_no_other(redis, inspector):
         await within(SOON, lambda: experience.output("acme", "m") is not None)
 
     assert [Level("acme", "")] == experience.wishes
+
+
+async def test_a_cap_nobody_uses_up_leaves_room_for_others(redis, limiter):
+    """20 at once, max_tokens 200, real output 32, 1,000 units a minute: 18 fit.
+
+    At weights 1:1 with a full bucket, after 50 exchanges of another tenant on the same
+    model; without them the catalog's default would leave room for 4.
+    """
+    experience = Experience()
+    admitted = []
+    for lessons in ([], [taught(32, tenant="other")] * 50):
+        await Lessons(redis).teach(lessons)
+        experience.output("acme", "m")
+        await Refresher(redis, experience).refresh(LEVELS)
+        reservations = [
+            reservation(number, len(lessons), experience) for number in range(20)
+        ]
+        verdicts = await asyncio.gather(*map(limiter.reserve, reservations))
+        admitted.append(sum(isinstance(it, Granted) for it in verdicts))
+        for it in reservations:
+            await limiter.release(it)
+
+    assert admitted[0] == 4
+    assert admitted[1] >= 18
+
+
+def reservation(number, seed, experience):
+    """A short question of acme, under a limit of its own."""
+    weights = MODEL.weights
+    body = {
+        "model": "m",
+        "max_tokens": 200,
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    }
+    request = parse(Operation.CHAT, json.dumps(body).encode())
+    expected = estimate(request, MODEL, "acme", Policy.LEARNED, experience)
+    return Reservation(
+        exchange_id=exchange_id(
+            time.time_ns() // 1_000_000, (seed * 100 + number).to_bytes(10)
+        ),
+        facts=Facts(
+            tenant="acme",
+            key_id="k",
+            plan="demo",
+            operation="chat",
+            requested_model="m",
+            served_model="m",
+            cluster="c",
+            provider="triton",
+            weights=(weights.input, weights.cached_input, weights.output),
+            reserved_units=expected.units(weights),
+            input_estimate=expected.input_tokens,
+            output_estimate=expected.output_tokens,
+        ),
+        limits=(Limit(Scope.TENANT_MODEL, Measure.UNITS, 1000, burst=60.0),),
+    )

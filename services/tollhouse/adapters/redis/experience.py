@@ -6,7 +6,6 @@ up to 12 KB, and goes after 30 days in which nobody taught it anything.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from tollhouse.adapters.redis import shards
@@ -73,21 +72,28 @@ class _Batch:
     """What one level is taught, laid out for learn.lua."""
 
     def __init__(self) -> None:
-        self._bins: Counter[tuple[str, int, bool]] = Counter()
-        self._ratios: dict[str, Ratio] = {}
+        self._bins: dict[tuple[str, int, bool], int] = {}
+        self._ratios: dict[str, list[int]] = {}
 
     def add(self, lesson: Lesson) -> None:
+        bins = self._bins
         if lesson.output:
-            self._bins["output", upper_edge(lesson.output), lesson.is_cut] += 1
-        self._bins["duration", upper_edge(lesson.duration_ms), False] += 1
+            place = ("output", upper_edge(lesson.output), lesson.is_cut)
+            bins[place] = bins.get(place, 0) + 1
+        place = ("duration", upper_edge(lesson.duration_ms), False)
+        bins[place] = bins.get(place, 0) + 1
         for name, ratio in (("text", lesson.text), ("refund", lesson.refund)):
             if ratio is not None:
-                self._ratios[name] = self._ratios.get(name, Ratio()).add(ratio)
+                sums = self._ratios.setdefault(name, [0, 0, 0])
+                samples, part, whole = ratio
+                sums[0] += samples
+                sums[1] += part
+                sums[2] += whole
 
     def run(self, level: Level) -> Run:
         arguments: list[Argument] = [KEPT_MS, len(self._ratios)]
-        for name, ratio in self._ratios.items():
-            arguments += (name, *ratio)
+        for name, sums in self._ratios.items():
+            arguments += (name, *sums)
         for (name, edge, is_cut), count in self._bins.items():
             arguments += (name, edge, 0 if is_cut else count, count if is_cut else 0)
         return _learn, [key_of(level)], arguments

@@ -1,0 +1,211 @@
+"""What is measured, under which names, and that little of it can grow."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import cast
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as otlp
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as service
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    HistogramDataPoint,
+    InMemoryMetricReader,
+    NumberDataPoint,
+)
+
+from tollhouse.adapters.metrics import Metrics, Rung
+from tollhouse.core.exchange import Settlement
+from tollhouse.core.ids import exchange_id
+from tollhouse.core.limits import Limit, Measure, Scope
+from tollhouse.core.usage import CountSource, Facts, TokenUsage, UsageKind
+
+LIMIT = Limit(Scope.TENANT_MODEL, Measure.UNITS_PER_DAY, 1000)
+SETTLED = Settlement(
+    exchange_id=exchange_id(1_800_000_000_000, bytes(10)),
+    facts=Facts(
+        tenant="acme",
+        key_id="k1",
+        plan="demo",
+        operation="chat",
+        requested_model="m",
+        served_model="m-2",
+        cluster="c",
+        provider="triton",
+        weights=(1, 0, 5),
+        reserved_units=120,
+        input_estimate=20,
+        output_estimate=20,
+    ),
+    kind=UsageKind.FINAL,
+    usage=TokenUsage(10, 4),
+    input_source=CountSource.BACKEND,
+    output_source=CountSource.BACKEND,
+    started_ms=0,
+    first_ms=0,
+    ended_ms=0,
+    flags="",
+)
+
+
+class Measured:
+    """Metrics of a process, and what they have come to."""
+
+    def __init__(self):
+        self._reader = InMemoryMetricReader()
+        self.metrics = Metrics(MeterProvider([self._reader]))
+
+    def points(self):
+        """By name: the attributes and the sum of each point."""
+        found = {}
+        told = self._reader.get_metrics_data()
+        for metric in told.resource_metrics[0].scope_metrics[0].metrics if told else ():
+            found[metric.name] = [
+                (
+                    dict(point.attributes or {}),
+                    point.value
+                    if isinstance(point, NumberDataPoint)
+                    else cast("HistogramDataPoint", point).sum,
+                )
+                for point in metric.data.data_points
+            ]
+        return found
+
+
+@pytest.fixture
+def measured():
+    return Measured()
+
+
+OF = {"model": "m-2", "plan": "demo"}
+INPUT = ({"model": "m-2", "what": "input"}, 2.0)
+OUTPUT = ({"model": "m-2", "what": "output"}, 5.0)
+
+
+def test_a_reservation_that_took_too_much(measured):
+    measured.metrics.settled(SETTLED)
+
+    assert {
+        "tollhouse.estimate.ratio": [INPUT, OUTPUT],
+        "tollhouse.reservation.over": [(OF, 90)],
+    } == measured.points()
+
+
+def test_a_reservation_that_took_too_little(measured):
+    measured.metrics.settled(replace(SETTLED, usage=TokenUsage(10, 40)))
+
+    points = measured.points()
+    assert [(OF, 90)] == points["tollhouse.reservation.overshoot"]
+    assert "tollhouse.reservation.over" not in points
+
+
+def test_an_input_nobody_counted_is_no_measure_of_its_estimate(measured):
+    measured.metrics.settled(replace(SETTLED, input_source=CountSource.ESTIMATE))
+
+    assert [OUTPUT] == measured.points()["tollhouse.estimate.ratio"]
+
+
+def test_an_answer_whose_client_left_is_no_measure_of_its_estimate(measured):
+    measured.metrics.settled(replace(SETTLED, kind=UsageKind.PARTIAL))
+
+    points = measured.points()
+    assert [INPUT] == points["tollhouse.estimate.ratio"]
+    assert [(OF, 90)] == points["tollhouse.reservation.over"]
+
+
+def test_verdicts_are_counted_by_limit_scope_and_rung(measured):
+    metrics = measured.metrics
+    metrics.judged(Rung.LOCAL, "m-2", "demo")
+    metrics.refused(LIMIT, "m-2", "demo")
+    metrics.refused(LIMIT, "m-2", "demo")
+    metrics.shadowed(replace(LIMIT, scope=Scope.KEY), "m-2", "demo")
+    metrics.lessons_dropped(3)
+
+    limit = {"limit": "units_per_day", "scope": "tenant_model", **OF}
+    assert {
+        "tollhouse.admissions": [({"rung": "local", **OF}, 1)],
+        "tollhouse.refusals": [(limit, 2)],
+        "tollhouse.refusals.shadow": [({**limit, "scope": "key"}, 1)],
+        "tollhouse.lessons.dropped": [({}, 3)],
+    } == measured.points()
+
+
+def test_keys_and_tenants_make_no_series(measured):
+    for number in range(100):
+        facts = replace_facts(key_id=f"k{number}", tenant=f"t{number}")
+        measured.metrics.settled(replace(SETTLED, facts=facts))
+
+    assert [2, 1] == [len(points) for points in measured.points().values()]
+
+
+def replace_facts(**changes):
+    plain = {name: getattr(SETTLED.facts, name) for name in Facts.__struct_fields__}
+    return Facts(**(plain | changes))
+
+
+class Collector(service.MetricsServiceServicer):
+    """Keeps what it is sent."""
+
+    def __init__(self):
+        self.sent: list[otlp.ExportMetricsServiceRequest] = []
+
+    def Export(self, request, context):  # noqa: N802  # gRPC's name
+        self.sent.append(request)
+        return otlp.ExportMetricsServiceResponse()
+
+
+@pytest.fixture
+def collector(tmp_path):
+    """A collector and its address."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    collector = Collector()
+    service.add_MetricsServiceServicer_to_server(collector, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield collector, f"http://127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def test_exports_where_the_environment_says(collector, monkeypatch):
+    """Process and service named, unless the operator names them otherwise."""
+    collector, address = collector
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=gate,zone=b")
+    metrics = Metrics.open("extproc", "node/extproc-0")
+    metrics.refused(LIMIT, "m-2", "demo")
+    metrics.close()
+
+    (sent,) = collector.sent
+    (resource_metrics,) = sent.resource_metrics
+    told = {
+        it.key: it.value.string_value for it in resource_metrics.resource.attributes
+    }
+    assert ("gate", "b", "node/extproc-0") == (
+        told["service.name"],
+        told["zone"],
+        told["service.instance.id"],
+    )
+    names = [it.name for it in resource_metrics.scope_metrics[0].metrics]
+    assert ["tollhouse.refusals"] == names
+
+
+def test_without_an_endpoint_nothing_is_measured(monkeypatch):
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    metrics = Metrics.open("extproc", "node/extproc-0")
+    metrics.settled(SETTLED)
+    metrics.refused(LIMIT, "m-2", "demo")
+    metrics.close()
+
+
+def test_a_collector_that_is_away_keeps_no_process_from_ending(monkeypatch, free_port):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    metrics = Metrics.open("extproc", "node/extproc-0")
+    metrics.refused(LIMIT, "m-2", "demo")
+    before = time.monotonic()
+
+    metrics.close()
+
+    assert time.monotonic() - before < 10
