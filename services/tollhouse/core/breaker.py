@@ -3,7 +3,8 @@
     CLOSED ──▶ 10 failures within 1 s ──▶ OPEN ◀──▶ one probe per pause ──▶ CLOSED
 
 Open, nobody calls but one probe per pause; the pause doubles with each probe that
-fails. Time is passed in: seconds of any clock that never goes back.
+fails, and each time the breaker opens again soon after it closed. Time is passed in:
+seconds of any clock that never goes back.
 """
 
 from collections import deque
@@ -36,6 +37,7 @@ class Breaker:
         self._first_pause = first_pause_seconds
         self._longest_pause = longest_pause_seconds
         self._pause = first_pause_seconds
+        self._closed_at = float("-inf")
         self._next_probe_at = 0.0
         self._probe: Permit | None = None
         self.is_open = False
@@ -50,25 +52,32 @@ class Breaker:
         self._probe = Permit()
         return self._probe
 
-    def succeeded(self, permit: Permit) -> None:
+    def succeeded(self, permit: Permit, now: float) -> None:
         """The call was answered, whatever the answer."""
         if self.is_open and permit is self._probe:
             self.is_open = False
-            self._pause = self._first_pause
+            self._closed_at = now
             self._failed_at.clear()
 
     def failed(self, permit: Permit, now: float) -> None:
         """The call had no answer."""
         if self.is_open:
             if permit is self._probe:
-                self._pause = min(2 * self._pause, self._longest_pause)
-                self._next_probe_at = now + self._pause
+                self._prolong(now)
             return
         failed_at = self._failed_at
         failed_at.append(now)
         if len(failed_at) == failed_at.maxlen and now - failed_at[0] <= self._within:
             self.is_open = True
-            self._next_probe_at = now + self._pause
+            if now - self._closed_at > self._longest_pause:
+                self._pause = self._first_pause
+                self._next_probe_at = now + self._pause
+            else:
+                self._prolong(now)
+
+    def _prolong(self, now: float) -> None:
+        self._pause = min(2 * self._pause, self._longest_pause)
+        self._next_probe_at = now + self._pause
 
 
 _CALL = Permit()

@@ -27,6 +27,10 @@ from tollhouse.core.reservation import Granted, Refused, Reservation
 
 _log = structlog.get_logger()
 
+BUDGET_SECONDS = {RedisDown.DEGRADE: 0.05, RedisDown.DENY: 0.25}
+"""What a request waits for each script. Who has an answer of our own to fall back on
+need not wait for a disk that is busy; who has only 503 should (docs/adr/0007)."""
+
 
 class Ladder:
     """The limiter of a worker, whether Redis is there or not."""
@@ -41,9 +45,9 @@ class Ladder:
         self._limiter = limiter
         self._workers = workers
         self._clock = clock
-        self._breaker = Breaker()
         self._local = LocalLimits()
-        self._away = _Away(0.0)
+        # One each: what is too slow for one budget may be in time for the other.
+        self._rungs = {it: _Rung(it) for it in RedisDown}
 
     async def reserve(
         self, reservation: Reservation, redis_down: RedisDown
@@ -53,19 +57,22 @@ class Ladder:
         Raises Unavailable when only the shared limits may judge and can't, and, not
         transient, when the exchange is over already. The caller refuses then.
         """
-        permit = self._breaker.ask(self._clock())
+        rung = self._rungs[redis_down]
+        permit = rung.breaker.ask(self._clock())
         if permit is None:
-            return self._without(reservation, redis_down)
+            return self._without(reservation, rung, Unavailable("Redis is left alone"))
         try:
-            verdict = await self._limiter.reserve(reservation)
+            verdict = await self._limiter.reserve(
+                reservation, budget_seconds=BUDGET_SECONDS[redis_down]
+            )
         except Unavailable as error:
             if not error.transient:
-                self._succeeded(permit)
+                rung.succeeded(permit, self._clock())
                 raise
             if not error.ours:
-                self._failed(permit, error)
-            return self._without(reservation, redis_down, error)
-        self._succeeded(permit)
+                rung.failed(permit, self._clock(), error)
+            return self._without(reservation, rung, error)
+        rung.succeeded(permit, self._clock())
         self._local.remember(reservation, verdict, self._now_ms())
         return verdict
 
@@ -75,55 +82,56 @@ class Ladder:
         Does nothing while Redis is left alone, and may raise Unavailable: the ledger's
         end line, which has no `admitted`, releases it then.
         """
-        if not self._breaker.is_open:
+        if not any(rung.breaker.is_open for rung in self._rungs.values()):
             await self._limiter.release(reservation)
 
     def _without(
-        self,
-        reservation: Reservation,
-        redis_down: RedisDown,
-        error: Unavailable | None = None,
+        self, reservation: Reservation, rung: "_Rung", error: Unavailable
     ) -> Granted | Refused:
-        if redis_down is RedisDown.DENY:
-            self._away.denied += 1
-            raise error or Unavailable("Redis is left alone")
+        if rung.redis_down is RedisDown.DENY:
+            rung.denied += 1
+            raise error
         verdict = self._local.reserve(reservation, self._workers.share, self._now_ms())
         if isinstance(verdict, Granted):
-            self._away.granted += 1
+            rung.granted += 1
         else:
-            self._away.refused += 1
+            rung.refused += 1
         return verdict
-
-    def _failed(self, permit: Permit, error: Unavailable) -> None:
-        was_open = self._breaker.is_open
-        self._breaker.failed(permit, self._clock())
-        if self._breaker.is_open and not was_open:
-            self._away = _Away(self._clock())
-            workers = self._workers.share.workers
-            _log.warning("limits.degraded", reason=str(error), workers=workers)
-
-    def _succeeded(self, permit: Permit) -> None:
-        was_open = self._breaker.is_open
-        self._breaker.succeeded(permit)
-        if was_open and not self._breaker.is_open:
-            away = self._away
-            _log.info(
-                "limits.restored",
-                seconds=round(self._clock() - away.since, 1),
-                granted=away.granted,
-                refused=away.refused,
-                denied=away.denied,
-            )
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
 
 
-class _Away:
-    """What was answered without Redis since the breaker opened."""
+class _Rung:
+    """Where the plans of one kind stand, and what they were told without Redis."""
 
-    __slots__ = ("denied", "granted", "refused", "since")
-
-    def __init__(self, since: float) -> None:
-        self.since = since
+    def __init__(self, redis_down: RedisDown) -> None:
+        self.redis_down = redis_down
+        self.breaker = Breaker()
         self.granted = self.refused = self.denied = 0
+        self._since = 0.0
+
+    def failed(self, permit: Permit, now: float, error: Unavailable) -> None:
+        """Redis did not answer; says so if it is left alone from now on."""
+        was_open = self.breaker.is_open
+        self.breaker.failed(permit, now)
+        if self.breaker.is_open and not was_open:
+            self._since = now
+            self.granted = self.refused = self.denied = 0
+            _log.warning(
+                "limits.degraded", redis_down=self.redis_down, reason=str(error)
+            )
+
+    def succeeded(self, permit: Permit, now: float) -> None:
+        """Redis answered; says so if it was left alone until now."""
+        was_open = self.breaker.is_open
+        self.breaker.succeeded(permit, now)
+        if was_open and not self.breaker.is_open:
+            _log.info(
+                "limits.restored",
+                redis_down=self.redis_down,
+                seconds=round(now - self._since, 1),
+                granted=self.granted,
+                refused=self.refused,
+                denied=self.denied,
+            )

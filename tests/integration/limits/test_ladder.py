@@ -31,13 +31,14 @@ from tollhouse.core.limits import Limit, Measure, Scope
 from tollhouse.core.problems import Unavailable
 from tollhouse.core.reservation import Granted, Refused, Reservation
 from tollhouse.core.usage import CountSource, Facts, TokenUsage, UsageKind
-from tollhouse.extproc.ladder import Ladder
+from tollhouse.extproc.ladder import BUDGET_SECONDS, Ladder
 
-BUDGET_SECONDS = 0.05
-TROUBLE_SECONDS = 1.2
+TROUBLE_SECONDS = 2.0
+DENIED_SECONDS = 1.2
+"""From then on nobody waits for a 503: ten of four clients have, 250 ms each."""
 FIRST_VERDICT_SECONDS = 0.3
 """The budget, and slack of a machine that has other things to do."""
-RETURN_SECONDS = 5.0
+RETURN_SECONDS = 6.0
 """The longest pause of the breaker, of the client's reconnecting, and slack."""
 USED = TokenUsage(10, 20)
 USED_UNITS = 10 + 20 * 5
@@ -125,8 +126,8 @@ class Gateway:
 
 
 @contextlib.asynccontextmanager
-async def gateway(url, name="node/worker", budget_seconds=BUDGET_SECONDS):
-    redis = await Redis.connect(url, budget_seconds=budget_seconds)
+async def gateway(url, name="node/worker"):
+    redis = await Redis.connect(url)
     try:
         await until(lambda: redis.connected)
         yield Gateway(redis, name)
@@ -269,13 +270,13 @@ async def test_requests_are_answered_in_every_trouble(place, trouble, free_port)
     with structlog.testing.capture_logs() as logs:
         async with gateway(place.url) as worker:
             worker.start(RedisDown.DEGRADE, 6)
-            worker.start(RedisDown.DENY, 2)
+            worker.start(RedisDown.DENY, 4)
             await asyncio.sleep(0.4)
             async with troubled:
                 began = time.monotonic()
                 await asyncio.sleep(TROUBLE_SECONDS)
             ended = time.monotonic()
-            restored = await returned(worker, ended)
+            restored = await returned(worker)
             await asyncio.sleep(0.2)
             await worker.stop()
             await settle(worker)
@@ -285,30 +286,29 @@ async def test_requests_are_answered_in_every_trouble(place, trouble, free_port)
     denied = [it for it in worker.answers if it.down is RedisDown.DENY]
     assert {Granted} == {type(it.verdict) for it in degraded}, "never an error"
     # From the first failures on nobody waits but a probe now and then.
-    away = [it for it in degraded if began + 0.2 < it.asked_at < ended - 0.1]
     first = min(it.asked_at + it.took for it in degraded if it.asked_at > began)
-    waited = [it for it in away if it.took > BUDGET_SECONDS / 2]
+    away = [it for it in degraded if began + 0.3 < it.asked_at < ended - 0.1]
+    waited = [it for it in away if it.took > BUDGET_SECONDS[RedisDown.DEGRADE] / 2]
     assert first - began < FIRST_VERDICT_SECONDS
     assert len(away) > 100
     assert len(waited) <= 5, [it.took for it in waited]
-    refused = [it for it in denied if began + 0.2 < it.asked_at < ended - 0.1]
+    refused = [it for it in denied if began + 0.3 < it.asked_at < ended - 0.3]
+    waited = [it for it in refused if it.asked_at > began + DENIED_SECONDS]
+    waited = [it for it in waited if it.took > BUDGET_SECONDS[RedisDown.DENY] / 2]
     assert {None} == {it.verdict for it in refused}
+    assert len(waited) <= 5, [it.took for it in waited]
     assert [] != [it for it in denied if it.asked_at > restored and it.verdict]
-    told = [it["event"] for it in logs if it["event"].startswith("limits.")]
-    assert told == ["limits.degraded", "limits.restored"] * (len(told) // 2)
-    assert 2 <= len(told) <= 6
+    for down in RedisDown:
+        told = [it["event"] for it in logs if it.get("redis_down") is down]
+        assert told == ["limits.degraded", "limits.restored"] * (len(told) // 2)
+        assert 2 <= len(told) <= 6
 
 
-async def returned(worker, ended):
-    """When the shared limits judge again."""
-    while True:
-        assert time.monotonic() < ended + RETURN_SECONDS
-        asked_at = time.monotonic()
-        before = len(worker.answers)
-        await worker.ask(RedisDown.DENY, fresh(*ROOMY))
-        if worker.answers[before].verdict is not None:
-            return asked_at
-        await asyncio.sleep(0.05)
+async def returned(worker):
+    """When the shared limits judge all plans again."""
+    rungs = worker.ladder._rungs.values()
+    await until(lambda: not any(it.breaker.is_open for it in rungs), RETURN_SECONDS)
+    return time.monotonic()
 
 
 async def settle(worker):
@@ -362,7 +362,7 @@ def assert_settled_once(server, answers):
 async def test_a_redis_that_forgot_its_scripts_is_no_trouble(place):
     """They are loaded and the call repeated: nothing is judged locally."""
     with structlog.testing.capture_logs() as logs:
-        async with gateway(place.url, budget_seconds=1.0) as worker:
+        async with gateway(place.url) as worker:
             worker.start(RedisDown.DENY, 4)
             for _ in range(5):
                 await asyncio.sleep(0.05)
@@ -433,7 +433,8 @@ async def test_two_workers_admit_the_limit_and_go_on_from_where_it_was(place):
     assert 0.7 * limit < len(admitted) < 1.1 * limit + 4
     refused = [it.verdict for it in answers if isinstance(it.verdict, Refused)]
     assert {TIGHT[1]} == {it.limit for it in refused}
-    assert all(0 < it.retry_after_seconds < 1 for it in refused)
+    waits = [it.retry_after_seconds or 0 for it in refused]
+    assert 0 < min(waits) <= max(waits) < 1
     assert None not in [it.verdict for it in answers]
 
 
@@ -456,7 +457,7 @@ async def test_nothing_is_released_while_redis_is_left_alone(place):
     async with gateway(place.url) as worker:
         async with stopped(place):
             for _ in range(10):
-                await worker.ask(RedisDown.DENY, fresh(*ROOMY))
+                await worker.ask(RedisDown.DEGRADE, fresh(*ROOMY))
             started = time.monotonic()
             for _ in range(10):
                 await worker.ladder.release(fresh(*ROOMY))
@@ -472,14 +473,14 @@ async def test_our_own_lag_opens_nothing(place):
         with structlog.testing.capture_logs() as logs:
             async with stopped(place):
                 for _ in range(12):
-                    asked = worker.ask(RedisDown.DENY, fresh(*ROOMY))
+                    asked = worker.ask(RedisDown.DEGRADE, fresh(*ROOMY))
                     asking = asyncio.create_task(asked)
                     await asyncio.sleep(0)
                     time.sleep(0.1)  # noqa: ASYNC251 - that is the point
                     await asking
-                await worker.ask(RedisDown.DENY, fresh(*ROOMY))
+                await worker.ask(RedisDown.DEGRADE, fresh(*ROOMY))
         await until(lambda: place.server.ask("PING"))
 
-    assert [None] * 13 == [it.verdict for it in worker.answers]
-    assert worker.answers[-1].took > BUDGET_SECONDS / 2, "not left alone"
+    assert {Granted} == {type(it.verdict) for it in worker.answers}
+    assert worker.answers[-1].took > BUDGET_SECONDS[RedisDown.DEGRADE] / 2
     assert [] == logs

@@ -142,11 +142,18 @@ class Script:
         return cls("\n".join((folder / name).read_text("utf-8") for name in names))
 
     async def __call__(
-        self, redis: Redis, keys: Sequence[str], arguments: Sequence[Argument]
+        self,
+        redis: Redis,
+        keys: Sequence[str],
+        arguments: Sequence[Argument],
+        *,
+        budget_seconds: float | None = None,
     ) -> Reply:
-        """Run it within the client's budget. Raises what `Redis.call` raises."""
+        """Run it within a budget, else the client's. Raises what `Redis.call` does."""
+        if budget_seconds is None:
+            budget_seconds = redis.budget_seconds
         runs = ((self, keys, arguments),)
-        (reply,) = await run_all(redis, runs, budget_seconds=redis.budget_seconds)
+        (reply,) = await run_all(redis, runs, budget_seconds=budget_seconds)
         return reply
 
 

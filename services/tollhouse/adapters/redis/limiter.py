@@ -59,11 +59,14 @@ class Limiter:
         if self._giving_back:
             await asyncio.wait(self._giving_back)
 
-    async def reserve(self, reservation: Reservation) -> Granted | Refused:
+    async def reserve(
+        self, reservation: Reservation, *, budget_seconds: float | None = None
+    ) -> Granted | Refused:
         """Take the estimate from every limit at once, or from none.
 
-        Raises Unavailable within the client's budget of each call; not transient when
-        the exchange is over already. The caller refuses then, and releases.
+        Raises Unavailable within the budget of each call, else the client's; not
+        transient when the exchange is over already. The caller refuses then, and
+        releases.
         """
         limits, at_ms = reservation.limits, created_ms(reservation.exchange_id)
         levels: list[int | None] = [None] * len(limits)
@@ -71,7 +74,9 @@ class Limiter:
         shadowed: list[int] = []
         for index in range(len(sides(reservation, at_ms))):
             try:
-                answer = await self._take(reservation, index, taken, at_ms)
+                answer = await self._take(
+                    reservation, index, taken, at_ms, budget_seconds
+                )
             except Unavailable:
                 self._give_back(reservation, taken)
                 raise
@@ -92,12 +97,15 @@ class Limiter:
         index: int,
         elsewhere: tuple[Debit, ...],
         at_ms: int,
+        budget_seconds: float | None,
     ) -> "_Answer":
         """Reserve in one slot, once more if budgets have come into another period."""
         while True:
             side = sides(reservation, at_ms)[index]
             script, keys, arguments = self._steps.reserve(reservation, side, elsewhere)
-            reply = await script(self._redis, keys, arguments)
+            reply = await script(
+                self._redis, keys, arguments, budget_seconds=budget_seconds
+            )
             if reply[0] == _STALE:
                 at_ms = reply[1]
                 continue
