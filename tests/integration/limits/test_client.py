@@ -243,8 +243,17 @@ def test_what_our_own_lag_cost_is_told(run, server):
         with pytest.raises(Unavailable, match="too long") as caught:
             await while_it_was_due
         assert caught.value.ours
-        server.process.send_signal(signal.SIGCONT)
         await client.close()
+        server.process.send_signal(signal.SIGCONT)
+
+        patient = await Redis.connect(server.url, budget_seconds=0.5)
+        server.process.send_signal(signal.SIGSTOP)
+        asyncio.get_running_loop().call_later(0.49, time.sleep, 0.03)
+        with pytest.raises(Unavailable, match="too long") as caught:
+            await patient.call("PING")
+        assert not caught.value.ours, "Redis had most of the time"
+        server.process.send_signal(signal.SIGCONT)
+        await patient.close()
 
     run(scenario())
 

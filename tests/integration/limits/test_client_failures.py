@@ -235,16 +235,18 @@ async def test_what_makes_us_leave(tmp_path_factory, code, stays):
 
     async with await asyncio.start_unix_server(talk, path):
         client = await Redis.connect(f"unix://{path}", budget_seconds=1)
-        answers.append(f"-{code} why\r\n".encode())
-        with pytest.raises(Unavailable, match=code):
-            await client.call("PING")
-        await asyncio.sleep(0)
-        assert stays is client.connected
-        await until(lambda: client.connected)
-        assert b"PONG" == await client.call("PING")
-        assert (1 if stays else 2) == len(made)
-        await client.close()
-        await until(lambda: made == ended)
+        try:
+            answers.append(f"-{code} why\r\n".encode())
+            with pytest.raises(Unavailable, match=code):
+                await client.call("PING")
+            await asyncio.sleep(0)
+            assert stays is client.connected
+            await until(lambda: client.connected)
+            assert b"PONG" == await client.call("PING")
+            assert (1 if stays else 2) == len(made)
+        finally:
+            await client.close()
+            await until(lambda: made == ended)
 
 
 def connections(server):

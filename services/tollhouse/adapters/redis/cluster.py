@@ -133,7 +133,7 @@ class Cluster:
         self._keeper.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._keeper
-        for node in self._nodes.values():
+        for node in list(self._nodes.values()):
             await node.close()
 
     def _nodes_for(self, command: Command) -> Sequence[Node]:
