@@ -48,11 +48,16 @@ def add_pepper_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def redis_url(args: argparse.Namespace) -> str:
+    """The Redis the options mean. Raises UnusableError."""
+    return args.redis_url or _local_redis(args.state_dir)
+
+
 @contextmanager
 def open_keyring(args: argparse.Namespace) -> Iterator[Keyring]:
     """The keyring the options mean. Raises UnusableError, PepperError."""
-    url = args.redis_url or _local_redis(args.state_dir)
-    keyring = Keyring(url, _pepper(args) if "pepper_file" in args else None)
+    pepper = _pepper(args) if "pepper_file" in args else None
+    keyring = Keyring(redis_url(args), pepper)
     try:
         yield keyring
     finally:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from tollhouse.adapters.configuration import ConfigurationError, load
 from tollhouse.adapters.redis.records import ApiKey, Tenant
-from tollhouse.cli import keyring, limits_simulate
+from tollhouse.cli import keyring, limits_show, limits_simulate
 from tollhouse.cli.console import Console
 from tollhouse.cli.overrides import add_options, change_of, describe, to_json
 from tollhouse.cli.places import default_config
@@ -73,6 +73,7 @@ def add_parser(
     keyring.add_place_options(list_)
     list_.set_defaults(run=keyring.reporting(_list))
 
+    limits_show.add_parser(commands)
     limits_simulate.add_parser(commands)
 
 
