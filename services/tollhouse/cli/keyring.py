@@ -56,8 +56,8 @@ def redis_url(args: argparse.Namespace) -> str:
 @contextmanager
 def open_keyring(args: argparse.Namespace) -> Iterator[Keyring]:
     """The keyring the options mean. Raises UnusableError, PepperError."""
-    pepper = _pepper(args) if "pepper_file" in args else None
-    keyring = Keyring(redis_url(args), pepper)
+    url = redis_url(args)
+    keyring = Keyring(url, _pepper(args) if "pepper_file" in args else None)
     try:
         yield keyring
     finally:
