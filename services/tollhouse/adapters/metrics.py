@@ -129,6 +129,8 @@ class Metrics:
 
     def settled(self, settlement: Settlement) -> None:
         """Compare a served exchange with what was expected of it."""
+        if self._provider is None:
+            return
         facts, usage = settlement.facts, settlement.usage
         model = facts.served_model
         if usage.input_tokens and settlement.input_source is CountSource.BACKEND:

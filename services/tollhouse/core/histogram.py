@@ -1,9 +1,9 @@
 """Log histograms with decay: what recent values were like, in a hundred numbers.
 
-A bin is known by its upper edge, a whole number; edges are 15 % apart, so a quantile is
-at most that much too high and never too low. `learn.lua` keeps the same bins in Redis,
-where those of all replicas come together; this is its reference. Edges are found here
-only: the script adds, halves and sums up.
+Bins are numbered from 0 and known by their upper edge, a whole number; edges are 15 %
+apart, so a quantile is at most that much too high and never too low. `learn.lua` keeps
+the same bins in Redis, where those of all replicas come together; this is its
+reference. Only here do bins have edges: the script adds, halves and sums up.
 """
 
 from bisect import bisect_left
@@ -33,9 +33,9 @@ EDGES = _edges()
 """0 to 14 one by one, then 15 % apart: 146 of them."""
 
 
-def upper_edge(value: int) -> int:
-    """Bin of a value: the smallest edge that is not below it, or the last one."""
-    return EDGES[min(bisect_left(EDGES, value), len(EDGES) - 1)]
+def bin_of(value: int) -> int:
+    """Bin of a value: the first whose edge is not below it, or the last one."""
+    return min(bisect_left(EDGES, value), len(EDGES) - 1)
 
 
 class Quantiles(NamedTuple):
@@ -49,37 +49,39 @@ class Quantiles(NamedTuple):
 
 @dataclass(slots=True)
 class Histogram:
-    """Weights by upper edge."""
+    """Weights by bin, up to the highest that has one."""
 
-    bins: dict[int, int] = field(default_factory=dict)
+    weights: list[int] = field(default_factory=list)
 
     def add(self, whole: Mapping[int, int], cut: Mapping[int, int]) -> None:
-        """Add samples by upper edge.
+        """Add numbers of samples by bin.
 
         `cut` are of values that are at least so large. They say nothing where that is
         no news: those below the P90 of what is known by then are left out.
         """
         self._add(whole)
-        if (known := self.quantile(HIGH)) is not None:
-            self._add({edge: count for edge, count in cut.items() if edge >= known})
-        while sum(self.bins.values()) > MOST_SAMPLES * WEIGHT:
-            halves = {edge: weight // 2 for edge, weight in self.bins.items()}
-            self.bins = {edge: weight for edge, weight in halves.items() if weight}
-
-    def quantile(self, percent: int) -> int | None:
-        """Upper edge of the bin that so many percent of the samples reach."""
-        total, reached = sum(self.bins.values()), 0
-        for edge in sorted(self.bins):
-            reached += self.bins[edge]
-            if reached * 100 >= total * percent:
-                return edge
-        return None
+        if (known := self._quantile(HIGH)) is not None:
+            self._add({bin_: count for bin_, count in cut.items() if bin_ >= known})
+        while sum(self.weights) > MOST_SAMPLES * WEIGHT:
+            self.weights = [weight // 2 for weight in self.weights]
 
     def quantiles(self) -> Quantiles:
-        """Sum up."""
-        samples = sum(self.bins.values()) // WEIGHT
-        return Quantiles(samples, self.quantile(MEDIAN) or 0, self.quantile(HIGH) or 0)
+        """Sum up; the median and P90 as upper edges."""
+        median, high = self._quantile(MEDIAN), self._quantile(HIGH)
+        if median is None or high is None:
+            return Quantiles()
+        return Quantiles(sum(self.weights) // WEIGHT, EDGES[median], EDGES[high])
+
+    def _quantile(self, percent: int) -> int | None:
+        """Bin that so many percent of the samples reach; None: there are none."""
+        total, reached = sum(self.weights), 0
+        for bin_, weight in enumerate(self.weights):
+            reached += weight
+            if reached * 100 >= total * percent:
+                return bin_
+        return None
 
     def _add(self, samples: Mapping[int, int]) -> None:
-        for edge, count in samples.items():
-            self.bins[edge] = self.bins.get(edge, 0) + count * WEIGHT
+        for bin_, count in samples.items():
+            self.weights += [0] * (bin_ + 1 - len(self.weights))
+            self.weights[bin_] += count * WEIGHT

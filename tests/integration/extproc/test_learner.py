@@ -22,7 +22,7 @@ from tollhouse.adapters.redis.positions import Positions
 from tollhouse.adapters.redis.shards import outbox, shard
 from tollhouse.core.exchange import Settlement
 from tollhouse.core.experience import Experience
-from tollhouse.core.histogram import upper_edge
+from tollhouse.core.histogram import EDGES, bin_of
 from tollhouse.core.ids import exchange_id
 from tollhouse.core.problems import Unavailable
 from tollhouse.core.usage import CountSource, Facts, TokenUsage, UsageKind
@@ -148,7 +148,7 @@ async def test_a_settled_ledger_teaches(redis, ledger):
     async with at_work(redis, ledger, learner, experience):
         await within(SOON, lambda: experience.output("acme", "m") is not None)
 
-    assert upper_edge(32) == experience.output("acme", "m")
+    assert EDGES[bin_of(32)] == experience.output("acme", "m")
     assert 30 / 7 == experience.bytes_per_token("m")
     assert (1000 - 171) / 1000 == experience.refund_share("acme", "m")
     points = measured.points()

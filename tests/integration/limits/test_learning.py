@@ -20,7 +20,7 @@ from tollhouse.adapters.redis.shards import shard
 from tollhouse.core.catalog import Model, Operation, Policy, Provider, Weights
 from tollhouse.core.estimate import estimate
 from tollhouse.core.experience import Experience, Level, Ratio
-from tollhouse.core.histogram import Histogram, upper_edge
+from tollhouse.core.histogram import EDGES, Histogram, bin_of
 from tollhouse.core.ids import exchange_id
 from tollhouse.core.lesson import Lesson
 from tollhouse.core.limits import Limit, Measure, Scope
@@ -57,6 +57,10 @@ async def within(seconds, condition):
             await asyncio.sleep(0.01)
 
 
+def upper_edge(value):
+    return EDGES[bin_of(value)]
+
+
 class Reference:
     """One level as the pure code keeps it."""
 
@@ -69,10 +73,10 @@ class Reference:
     def add(self, lessons: Iterable[Lesson]):
         told = [it for it in lessons if it.output]
         self.output.add(
-            Counter(upper_edge(it.output) for it in told if not it.is_cut),
-            Counter(upper_edge(it.output) for it in told if it.is_cut),
+            Counter(bin_of(it.output) for it in told if not it.is_cut),
+            Counter(bin_of(it.output) for it in told if it.is_cut),
         )
-        self.duration.add(Counter(upper_edge(it.duration_ms) for it in lessons), {})
+        self.duration.add(Counter(bin_of(it.duration_ms) for it in lessons), {})
         self.text = _added(self.text, [it.text for it in lessons])
         self.refund = _added(self.refund, [it.refund for it in lessons])
 
@@ -80,9 +84,11 @@ class Reference:
         """As learn.lua lays them out."""
         kept: dict[str, str] = {}
         for name, histogram in (("output", self.output), ("duration", self.duration)):
-            kept |= {f"{name}:{edge}": str(it) for edge, it in histogram.bins.items()}
-            if histogram.bins:
-                kept[name] = " ".join(map(str, histogram.quantiles()))
+            if histogram.weights:
+                samples, median, high = histogram.quantiles()
+                kept[name] = f"{samples} {bin_of(median)} {bin_of(high)}"
+                weights = ",".join(map(str, histogram.weights))
+                kept[f"{name}:weights"] = f"[{weights}]"
         for name, ratio in (("text", self.text), ("refund", self.refund)):
             if ratio is not None:
                 kept[name] = " ".join(map(str, ratio))
@@ -196,8 +202,7 @@ async def test_a_level_has_a_bound(redis, inspector):
             for output in range(start, start + 1000)
         )
 
-    assert inspector.hlen(key_of(LEVELS[0])) <= 2 * 146 + 4
-    assert inspector.memory_usage(key_of(LEVELS[0])) < 16_384
+    assert inspector.memory_usage(key_of(LEVELS[0])) < 4096
 
 
 @contextlib.asynccontextmanager

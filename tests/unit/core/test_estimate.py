@@ -17,7 +17,7 @@ from tollhouse.core.estimate import (
     estimate,
 )
 from tollhouse.core.experience import Experience, Learned, Level, Ratio
-from tollhouse.core.histogram import Histogram, Quantiles, upper_edge
+from tollhouse.core.histogram import Histogram, Quantiles, bin_of
 from tollhouse.core.limits import Limit, Measure, Scope
 from tollhouse.core.openai import forwarded, parse
 
@@ -164,7 +164,7 @@ def test_a_cap_nobody_uses_up_leaves_room_for_others():
     At weights 1:1, after 50 exchanges of another tenant on the same model.
     """
     history = Histogram()
-    history.add({upper_edge(32): 50}, {})
+    history.add({bin_of(32): 50}, {})
     experience = knowing(output=history.quantiles())
     request = chat("What is the capital of France? Be brief.", max_tokens=200)
     units = expected(request, experience=experience).units(Weights(1, 0, 1))

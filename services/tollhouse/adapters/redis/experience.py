@@ -2,7 +2,7 @@
 
 Keys: `{s17}:learned:<tenant>:<model>` and `{s17}:learned:<tenant>` in the tenant's
 shard, `{m0}:learned:<model>` in the fleet's slot; hashes, see learn.lua. A level takes
-up to 12 KB, and goes after 30 days in which nobody taught it anything.
+up to 2 KB, and goes after 30 days in which nobody taught it anything.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from tollhouse.adapters.redis.client import (
     run_all,
 )
 from tollhouse.core.experience import Experience, Learned, Level, Ratio
-from tollhouse.core.histogram import Quantiles, upper_edge
+from tollhouse.core.histogram import EDGES, Quantiles, bin_of
 from tollhouse.core.lesson import Lesson
 from tollhouse.core.problems import Unavailable
 
@@ -78,9 +78,9 @@ class _Batch:
     def add(self, lesson: Lesson) -> None:
         bins = self._bins
         if lesson.output:
-            place = ("output", upper_edge(lesson.output), lesson.is_cut)
+            place = ("output", bin_of(lesson.output), lesson.is_cut)
             bins[place] = bins.get(place, 0) + 1
-        place = ("duration", upper_edge(lesson.duration_ms), False)
+        place = ("duration", bin_of(lesson.duration_ms), False)
         bins[place] = bins.get(place, 0) + 1
         for name, ratio in (("text", lesson.text), ("refund", lesson.refund)):
             if ratio is not None:
@@ -94,8 +94,8 @@ class _Batch:
         arguments: list[Argument] = [KEPT_MS, len(self._ratios)]
         for name, sums in self._ratios.items():
             arguments += (name, *sums)
-        for (name, edge, is_cut), count in self._bins.items():
-            arguments += (name, edge, 0 if is_cut else count, count if is_cut else 0)
+        for (name, bin_, is_cut), count in self._bins.items():
+            arguments += (name, bin_, 0 if is_cut else count, count if is_cut else 0)
         return _learn, [key_of(level)], arguments
 
 
@@ -145,8 +145,8 @@ class Refresher:
 def _learned(reply: Reply) -> Learned:
     output, duration, text, refund = map(_numbers, reply)
     return Learned(
-        output=Quantiles(*output),
-        duration=Quantiles(*duration),
+        output=_quantiles(*output),
+        duration=_quantiles(*duration),
         text=Ratio(*text),
         refund=Ratio(*refund),
     )
@@ -154,3 +154,7 @@ def _learned(reply: Reply) -> Learned:
 
 def _numbers(summary: bytes | None) -> tuple[int, ...]:
     return tuple(map(int, summary.split())) if summary else ()
+
+
+def _quantiles(samples: int = 0, median: int = 0, high: int = 0) -> Quantiles:
+    return Quantiles(samples, EDGES[median], EDGES[high])

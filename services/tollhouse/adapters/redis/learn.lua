@@ -1,115 +1,107 @@
 -- LEARN: adds what exchanges taught to one level, and sums it up for readers.
 --
 -- A level is a hash:
---   output:<edge>, duration:<edge>   bins of its histograms (core/histogram.py)
---   output, duration                 "<samples> <median> <P90>"
---   text, refund                     "<samples> <part> <whole>", a ratio of sums
+--   output:weights, duration:weights   JSON array, by bin (core/histogram.py)
+--   output, duration                   "<samples> <bin of the median> <bin of P90>"
+--   text, refund                       "<samples> <part> <whole>", a ratio of sums
 --
 -- KEYS: the level
--- ARGV: kept ms, ratios; per ratio name, samples, part, whole; per bin histogram, upper
---   edge, samples, samples of values that are at least so large
+-- ARGV: kept ms, ratios; per ratio name, samples, part, whole; per bin histogram, bin (from
+--   0), samples, samples of values that are at least so large
 -- Reply: 1
 local MOST_SAMPLES = 2000
 local WEIGHT = 16
 
 local level = KEYS[1]
-local ratios = tonumber(ARGV[2])
-local bins = { output = {}, duration = {} }
-local stored = redis.call('HGETALL', level)
-for index = 1, #stored, 2 do
-  local histogram, edge = string.match(stored[index], '^(%a+):(%d+)$')
-  if edge then
-    bins[histogram][tonumber(edge)] = tonumber(stored[index + 1])
-  end
+local bins = 3 + 4 * ARGV[2]
+local fields = {}
+
+local function write(field, text)
+  fields[#fields + 1] = field
+  fields[#fields + 1] = text
 end
 
-local function total(histogram)
+local function write_numbers(field, ...)
+  write(field, string.format('%.0f %.0f %.0f', ...))
+end
+
+local function total(weights)
   local sum = 0
-  for _, weight in pairs(histogram) do
-    sum = sum + weight
+  for bin = 1, #weights do
+    sum = sum + weights[bin]
   end
   return sum
 end
 
--- Upper edges of the bins that so many percent of the samples reach.
-local function quantiles(histogram, ...)
-  local edges, found, sum = {}, {}, total(histogram)
-  for edge in pairs(histogram) do
-    edges[#edges + 1] = edge
-  end
-  table.sort(edges)
-  for index, percent in ipairs({ ... }) do
-    local reached = 0
-    for _, edge in ipairs(edges) do
-      reached = reached + histogram[edge]
-      if reached * 100 >= sum * percent then
-        found[index] = edge
-        break
-      end
+-- The bin, from 1, that so many percent of the samples reach.
+local function quantile(weights, sum, percent)
+  local reached = 0
+  for bin = 1, #weights do
+    reached = reached + weights[bin]
+    if reached * 100 >= sum * percent then
+      return bin
     end
   end
-  return unpack(found)
 end
 
--- Adds one column of the bins in ARGV; `least` is the lowest edge it takes.
-local touched = {}
-local function add(column, least)
-  for at = 3 + 4 * ratios, #ARGV, 4 do
-    local name, edge = ARGV[at], tonumber(ARGV[at + 1])
+-- Adds one column of the bins in ARGV from bin `least` on.
+local function add(weights, name, column, least)
+  for at = bins, #ARGV, 4 do
+    local bin = ARGV[at + 1] + 1
     local count = tonumber(ARGV[at + column])
-    if count > 0 and least[name] and edge >= least[name] then
-      bins[name][edge] = (bins[name][edge] or 0) + count * WEIGHT
-      touched[name] = touched[name] or {}
-      touched[name][edge] = true
+    if ARGV[at] == name and count > 0 and bin >= least then
+      for empty = #weights + 1, bin do
+        weights[empty] = 0
+      end
+      weights[bin] = weights[bin] + count * WEIGHT
     end
   end
 end
 
--- The whole ones first: what is cut is measured against all that is known by then.
-add(2, { output = 0, duration = 0 })
-add(3, { output = quantiles(bins.output, 90), duration = quantiles(bins.duration, 90) })
-
-local fields = {}
-local function write(field, text, ...)
-  fields[#fields + 1] = field
-  fields[#fields + 1] = string.format(text, ...)
+local function learn(name)
+  local stored = redis.call('HGET', level, name .. ':weights')
+  local weights = stored and cjson.decode(stored) or {}
+  -- The whole ones first: what is cut is measured against all that is known by then.
+  add(weights, name, 2, 0)
+  local sum = total(weights)
+  if sum == 0 then
+    return
+  end
+  add(weights, name, 3, quantile(weights, sum, 90))
+  sum = total(weights)
+  while sum > MOST_SAMPLES * WEIGHT do
+    for bin = 1, #weights do
+      weights[bin] = math.floor(weights[bin] / 2)
+    end
+    sum = total(weights)
+  end
+  write(name .. ':weights', cjson.encode(weights))
+  write_numbers(name, math.floor(sum / WEIGHT),
+    quantile(weights, sum, 50) - 1, quantile(weights, sum, 90) - 1)
 end
 
-for name, edges in pairs(touched) do
-  local histogram = bins[name]
-  while total(histogram) > MOST_SAMPLES * WEIGHT do
-    for edge, weight in pairs(histogram) do
-      histogram[edge] = math.floor(weight / 2)
-      edges[edge] = true
-    end
-  end
-  for edge in pairs(edges) do
-    local field = name .. ':' .. edge
-    if histogram[edge] > 0 then
-      write(field, '%.0f', histogram[edge])
-    else
-      histogram[edge] = nil
-      redis.call('HDEL', level, field)
-    end
-  end
-  local median, high = quantiles(histogram, 50, 90)
-  write(name, '%.0f %.0f %.0f', math.floor(total(histogram) / WEIGHT), median, high)
+local taught = {}
+for at = bins, #ARGV, 4 do
+  taught[ARGV[at]] = true
+end
+for name in pairs(taught) do
+  learn(name)
 end
 
-for at = 3, 2 + 4 * ratios, 4 do
+for at = 3, bins - 1, 4 do
   local numbers = { tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]) }
   local known = redis.call('HGET', level, ARGV[at])
-  local index = 0
+  local place = 0
   for number in string.gmatch(known or '', '%d+') do
-    index = index + 1
-    numbers[index] = numbers[index] + number
+    place = place + 1
+    numbers[place] = numbers[place] + number
   end
   while numbers[1] > MOST_SAMPLES do
-    for place = 1, 3 do
-      numbers[place] = math.floor(numbers[place] / 2)
+    for index = 1, 3 do
+      numbers[index] = math.floor(numbers[index] / 2)
     end
   end
-  write(ARGV[at], '%.0f %.0f %.0f', unpack(numbers))
+  write_numbers(ARGV[at], unpack(numbers))
 end
 
 if #fields > 0 then
