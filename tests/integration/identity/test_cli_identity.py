@@ -222,7 +222,7 @@ def test_as_a_program(state: Path, keyring: Keyring):
     [
         *("tenants create", "tenants set", "tenants list"),
         *("keys create", "keys list", "keys revoke"),
-        *("limits set", "limits clear", "limits list"),
+        *("limits show", "limits set", "limits clear", "limits list"),
     ],
 )
 def test_help_teaches(tollhouse, arguments: str):
