@@ -12,7 +12,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TOLLHOUSE_", frozen=True)
 
     listen: str = Field(description="where relays find us: unix:/path or host:port")
-    billing_redis_url: str = Field(description="Redis of the billing windows")
+    billing_redis_url: str = Field(
+        description="Redis of the billing windows: unix:///path, "
+        "redis://host:port/0 or redis+cluster://host:port,host:port"
+    )
     dedupe_hours: int = Field(
         96,
         ge=48,

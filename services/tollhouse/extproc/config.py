@@ -14,7 +14,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TOLLHOUSE_", frozen=True)
 
     listen: str = Field(description="where Envoy finds us: unix:/path or host:port")
-    redis_url: str = Field(description="Redis of limits, leases and outbox")
+    redis_url: str = Field(
+        description="Redis of limits, leases and outbox: unix:///path, "
+        "redis://host:port/0 or redis+cluster://host:port,host:port"
+    )
     config: Path = Field(description="tollhouse.yaml: models and plans")
     admission_proof_file: Path = Field(
         description="file with the value Envoy's backend routes require"
