@@ -14,6 +14,7 @@ from itertools import islice
 
 import redis as redis_py
 import uvloop
+from msgspec.structs import replace
 
 from tests.redis_process import running_redis
 from tollhouse.adapters.redis.client import Redis
@@ -61,13 +62,9 @@ def facts(number: int) -> Facts:
 def settlement(reservation: Reservation, granted: Granted) -> Settlement:
     """It took less than was reserved."""
     now_ms = time.time_ns() // 1_000_000
-    about = reservation.facts
     return Settlement(
         exchange_id=reservation.exchange_id,
-        facts=Facts(
-            **{name: getattr(about, name) for name in about.__struct_fields__}
-            | {"debits": granted.debits}
-        ),
+        facts=replace(reservation.facts, debits=granted.debits),
         kind=UsageKind.FINAL,
         usage=TokenUsage(95, 130, 20),
         input_source=CountSource.BACKEND,

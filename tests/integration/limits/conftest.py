@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import redis as redis_py
 
-from tests.integration.limits.rig import Rig, clocked_scripts
+from tests.integration.limits.rig import Rig
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.limiter import Limiter
 
@@ -35,6 +35,5 @@ def rig(redis_server):
     """On a clock the test moves; without an event loop of its own."""
     with asyncio.Runner() as runner:
         rig = runner.run(Rig.open(redis_server.url, runner.run))
-        rig.scripts = clocked_scripts()
         yield rig
         runner.run(rig.close())

@@ -1,259 +1,362 @@
 """What Redis must hold after each step: the pure reference, laid out as keys."""
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
+from tests.integration.limits.keys import (
+    counts,
+    exchange_text,
+    flight_fields,
+    outbox_entry,
+)
 from tollhouse.adapters.redis import shards
+from tollhouse.core import buckets, fairness, room
 from tollhouse.core import exchange as ex
-from tollhouse.core import limits
-from tollhouse.core.limits import GRAINS, Granted, Refused, Reservation
+from tollhouse.core.buckets import GRAINS
+from tollhouse.core.ids import created_ms
+from tollhouse.core.limits import Limit, Measure
+from tollhouse.core.periods import forgotten_ms
+from tollhouse.core.reservation import Granted, Refused, Reservation
+from tollhouse.core.room import Costs
 from tollhouse.core.usage import Facts, UsageKind, UsageRecord
 
 SERIES = ("input", "output", "cached_input", "reasoning")
 
 
-def counts(usage):
-    return (
-        usage.input_tokens,
-        usage.output_tokens,
-        usage.cached_input_tokens,
-        usage.reasoning_tokens,
-    )
+class Over(Exception):
+    """Nothing may be reserved for this exchange any more."""
 
 
-def owners(facts):
-    return f"key:{facts.key_id}", f"model:{facts.tenant}:{facts.served_model}"
+def key_of(debit, facts):
+    return shards.limit(debit, facts.tenant, facts.key_id, facts.served_model)
 
 
 @dataclass
-class Model:
-    """Every key of one shard, as Python values; `now_ms` is its clock."""
+class Slot:
+    """The exchanges of one slot, and what its limits are charged."""
 
-    shard: int
-    now_ms: int
-    lease_ms: int
+    number: int
     exchanges: dict[str, ex.Stored] = field(default_factory=dict)
-    buckets: dict[str, tuple[int, int]] = field(default_factory=dict)
-    leases: dict[str, dict[str, int]] = field(default_factory=dict)
+    levels: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of buckets and budgets: what is used, and when it was written."""
+    leases: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
+    flights: dict[str, fairness.Flight] = field(
+        default_factory=lambda: defaultdict(fairness.Flight)
+    )
     records: list[UsageRecord] = field(default_factory=list)
+    now_ms: int = 0
+    lease_ms: int = 0
 
-    def reserve(self, reservation: Reservation) -> Granted | Refused | None:
-        """None: the exchange is over, nothing may be reserved."""
+    @property
+    def is_fleet(self):
+        return self.number == shards.FLEET
+
+    def debits(self, facts):
+        """Those of an exchange's debits that are in this slot."""
+        return [it for it in facts.debits if it.scope.is_fleet == self.is_fleet]
+
+    def judge(self, reservation: Reservation, limits: list[Limit]):
+        """Levels, waits, and where a tenant's counter starts."""
         facts, id_ = reservation.facts, reservation.exchange_id
-        stored = self.exchanges.get(id_)
-        if not isinstance(stored, ex.Reserved | None):
-            return None
-        rules = limits.Limits(reservation.key, reservation.tenant_model)
-        state = self._state(facts, rules)
-        if stored is None:
-            binding = rules.binding(facts.reserved_units, state)
-            if binding is not None:
-                return rules.refused(state, *binding)
-            self._take(facts, rules)
-            for owner in owners(facts):
-                self._forget_expired(f"concurrent:{owner}")
-            self._apply(id_, facts, ex.Reserve(id_, facts))
-            self._lease(id_, facts)
-        return rules.granted(self._state(facts, rules))
+        is_new = self.exchanges.get(id_) is None
+        at_ms = self.now_ms if is_new else created_ms(id_)
+        debits = [room.debit(limit, at_ms) for limit in limits]
+        levels: list[int] = []
+        waits: list[float] = []
+        start = None
+        for limit, debit in zip(limits, debits, strict=True):
+            level = self.level(debit, facts)
+            cost = Costs.of(facts).of_measure(limit.measure)
+            wait = room.wait_ms(limit, cost, level)
+            if limit.measure is Measure.CAPACITY:
+                verdict = fairness.judge(
+                    self.flights[key_of(debit, facts)],
+                    facts.tenant,
+                    limit.weight,
+                    cost,
+                    limit.value,
+                )
+                start = verdict.counter
+                full = room.BUSY_WAIT_MS if limit.value else math.inf
+                wait = 0 if verdict.fits else full
+            levels.append(level)
+            waits.append(wait)
+        return debits, levels, waits, start
 
-    def beat(self, beat: ex.Beat) -> None:
-        self._apply(beat.exchange_id, beat.facts, beat)
-        if isinstance(self.exchanges.get(beat.exchange_id), ex.Reserved):
-            self._lease(beat.exchange_id, beat.facts)
+    def level(self, debit, facts):
+        key = key_of(debit, facts)
+        used, at = self.levels.get(key, (0, self.now_ms))
+        if debit.measure.is_bucket:
+            return buckets.drain(used, debit.parameter, self.now_ms - at)
+        if debit.measure is Measure.CONCURRENT:
+            return sum(ends > self.now_ms for ends in self.leases[key].values())
+        if debit.measure is Measure.CAPACITY:
+            return self.flights[key].units
+        return used
 
-    def settle(self, settlement: ex.Settlement) -> None:
-        self._apply(settlement.exchange_id, settlement.facts, settlement)
-        self._drop_lease(settlement.exchange_id, settlement.facts)
+    def take(self, id_, facts, start):
+        """Everything has room."""
+        for debit in self.debits(facts):
+            if debit.measure is Measure.CONCURRENT:
+                leases = self.leases[key_of(debit, facts)]
+                for other, ends in list(leases.items()):
+                    if ends <= self.now_ms:
+                        del leases[other]
+        self.advance(id_, facts, ex.Reserve(id_, facts), start)
+        self.lease(id_, facts)
 
-    def release(self, id_: str, facts: Facts) -> None:
-        """By the ledger, which knows the id alone; the rest is in what is stored."""
-        is_told = isinstance(self.exchanges.get(id_), ex.Reserved | ex.Abandoned)
-        self._apply(id_, facts, ex.Release(id_, facts.tenant))
-        if is_told:
-            self._drop_lease(id_, facts)
-        else:
-            self.leases.get("leases", {}).pop(id_, None)
+    def advance(self, id_, facts, event, start=None):
+        before = self.exchanges.get(id_)
+        outcome = ex.advance(before, event, self.now_ms)
+        self.exchanges[id_] = outcome.stored
+        if outcome.record is not None and not self.is_fleet:
+            self.records.append(outcome.record)
+        for debit in self.debits(facts):
+            match debit.measure:
+                case Measure.CONCURRENT:
+                    continue
+                case Measure.CAPACITY:
+                    self._share(before, outcome, debit, facts, start)
+                case Measure.REQUESTS:
+                    self._charge(debit, facts, outcome.requests * GRAINS)
+                case Measure.UNITS:
+                    grains = outcome.costs.units * GRAINS
+                    if grains > 0:
+                        grains = max(0, grains - debit.parameter * outcome.late_ms)
+                    self._charge(debit, facts, grains)
+                case _:
+                    amount = outcome.costs.of_measure(debit.measure)
+                    self._charge(debit, facts, amount)
 
-    def release_known(self, id_: str, facts: Facts) -> None:
-        """By the one who reserved, who knows all the keys."""
-        self._apply(id_, facts, ex.Release(id_, facts.tenant))
-        self._drop_lease(id_, facts)
+    def _charge(self, debit, facts, amount):
+        if not amount:
+            return
+        level = buckets.correct(self.level(debit, facts), amount)
+        key = key_of(debit, facts)
+        if not level:
+            self.levels.pop(key, None)
+        elif (
+            debit.measure.is_bucket
+            or forgotten_ms(debit.measure, debit.parameter) > self.now_ms
+        ):
+            self.levels[key] = level, self.now_ms
 
-    def reap(self, id_: str, facts: Facts) -> None:
-        stored = self.exchanges.get(id_)
-        if isinstance(stored, ex.Reserved):
-            if self.leases.get("leases", {}).get(id_, 0) > self.now_ms:
-                return
-            self._drop_lease(id_, facts)
-        else:
-            self.leases.get("leases", {}).pop(id_, None)
-        self._apply(id_, facts, ex.Reap(id_))
+    def _share(self, before, outcome, debit, facts, start):
+        held = _held(outcome.stored) - _held(before)
+        served = outcome.costs.units
+        key = key_of(debit, facts)
+        if before != outcome.stored:
+            self.flights[key] = fairness.change(
+                self.flights[key],
+                facts.tenant,
+                debit.parameter,
+                held=held,
+                served=served,
+                counter=start,
+            )
 
-    def lose(self, id_: str) -> None:
-        self.exchanges.pop(id_, None)
+    def lease(self, id_, facts):
+        for key in self._lease_keys(facts):
+            self.leases[key][id_] = self.now_ms + self.lease_ms
 
-    def used(self, key: str, rate: int) -> int:
-        used, at = self.buckets.get(key, (0, self.now_ms))
-        return limits.drain(used, rate, self.now_ms - at)
+    def drop_lease(self, id_, facts):
+        for key in self._lease_keys(facts):
+            self.leases[key].pop(id_, None)
 
-    def expected(self) -> dict[str, object]:
-        """Every key of the shard that has a value, tag cut off."""
+    def _lease_keys(self, facts):
+        yield shards.leases(self.number)
+        for debit in self.debits(facts):
+            if debit.measure is Measure.CONCURRENT:
+                yield key_of(debit, facts)
+
+    def expected(self):
+        """Every key that has a value."""
         keys: dict[str, object] = {}
         for id_, stored in self.exchanges.items():
             if stored is not None:
-                keys[f"exchange:{id_}"] = _text(stored)
-        for key, (used, at) in self.buckets.items():
-            keys[key] = f"{used} {at}"
+                keys[shards.exchange(self.number, id_)] = exchange_text(stored)
+        for key, (used, at) in self.levels.items():
+            keys[key] = f"{used} {at}" if ":bucket:" in key else f"{used}"
         keys |= {key: members for key, members in self.leases.items() if members}
+        for key, flight in self.flights.items():
+            if flight.shares:
+                keys[key] = flight_fields(flight)
         keys |= self._sums()
         if self.records:
-            keys["outbox"] = [_entry(record) for record in self.records]
+            outbox = [outbox_entry(record) for record in self.records]
+            keys[shards.outbox(self.number)] = outbox
         return keys
 
     def _sums(self):
-        sums: dict[str, Counter[str]] = {}
+        sums: dict[str, Counter[str]] = defaultdict(Counter)
         for record in self.records:
             hour = record.ended_ms // 3_600_000
-            of_hour = sums.setdefault(
-                f"settled:{record.facts.tenant}:{hour}", Counter()
-            )
+            of_hour = sums[shards.settled(self.number, record.facts.tenant, hour)]
             model = record.facts.served_model
             for name, count in zip(SERIES, counts(record.usage), strict=True):
                 if count:
                     of_hour[f"{model}|{name}"] += count
             if record.kind is not UsageKind.ADJUSTMENT:
                 of_hour[f"{model}|exchanges"] += 1
-        return {key: dict(of_hour) for key, of_hour in sums.items() if of_hour}
-
-    def _state(self, facts, rules):
-        used = [
-            0 if bucket is None else self.used(key, bucket.rate)
-            for key, bucket in zip(_bucket_keys(facts), rules.buckets, strict=True)
-        ]
-        running = [
-            0 if most is None else self._running(f"concurrent:{owner}")
-            for owner, most in zip(owners(facts), rules.concurrent, strict=True)
-        ]
-        return [*used, *running]
-
-    def _running(self, key):
-        return sum(ends > self.now_ms for ends in self.leases.get(key, {}).values())
-
-    def _take(self, facts, rules):
-        """RESERVE writes the buckets that cost nothing, too."""
-        for key, bucket in zip(_bucket_keys(facts), rules.buckets, strict=True):
-            if bucket is not None:
-                self._write(key, self.used(key, bucket.rate))
-
-    def _apply(self, id_, facts, event):
-        outcome = ex.advance(self.exchanges.get(id_), event, self.now_ms)
-        self.exchanges[id_] = outcome.stored
-        if outcome.record is not None:
-            self.records.append(outcome.record)
-        for key, rate, amount in zip(
-            _bucket_keys(facts),
-            facts.debits,
-            (outcome.requests, outcome.units) * 2,
-            strict=True,
-        ):
-            if rate and amount:
-                used = limits.correct(self.used(key, rate), amount * GRAINS)
-                self._write(key, used)
-
-    def _write(self, key, used):
-        self.buckets.pop(key, None)
-        if used:
-            self.buckets[key] = (used, self.now_ms)
-
-    def _lease(self, id_, facts):
-        for key in _lease_keys(facts):
-            self.leases.setdefault(key, {})[id_] = self.now_ms + self.lease_ms
-
-    def _drop_lease(self, id_, facts):
-        for key in _lease_keys(facts):
-            self.leases.get(key, {}).pop(id_, None)
-
-    def _forget_expired(self, key):
-        kept = self.leases.get(key, {}).items()
-        self.leases[key] = {id_: ends for id_, ends in kept if ends > self.now_ms}
+        return {
+            key: {name: str(count) for name, count in of_hour.items()}
+            for key, of_hour in sums.items()
+            if of_hour
+        }
 
 
-def _bucket_keys(facts):
-    return [
-        f"bucket:{owner}:{what}"
-        for owner in owners(facts)
-        for what in ("requests", "units")
-    ]
+def _held(stored):
+    return stored.charged.units if isinstance(stored, ex.Reserved) else 0
 
 
-def _lease_keys(facts):
-    return [*(f"concurrent:{owner}" for owner in owners(facts)), "leases"]
+class Model:
+    """Every slot, as Python values; `now_ms` is their clock."""
 
+    def __init__(self, tenants, now_ms, lease_ms):
+        numbers = {shards.FLEET, *map(shards.shard, tenants)}
+        self.slots = {number: Slot(number, lease_ms=lease_ms) for number in numbers}
+        self.now_ms = now_ms
 
-def _text(stored):
-    """An exchange as exchange.lua keeps it."""
-    match stored:
-        case ex.Settled():
-            return "S"
-        case ex.Released():
-            return "X"
-        case ex.Reserved(facts, charged, None):
-            return f"R {charged}\n\n{facts.encode().decode()}"
-        case ex.Reserved(facts, charged, ex.Beat() as beat):
-            numbers = _numbers(beat, beat.first_ms, beat.at_ms)
-            return f"R {charged}\n{numbers}\n{facts.encode().decode()}"
-        case ex.Abandoned(charged, record):
-            numbers = _numbers(record, record.first_token_ms or 0, record.ended_ms)
-            return f"A {charged}\n{numbers}\n{record.facts.encode().decode()}"
+    @property
+    def now_ms(self):
+        return self.slots[shards.FLEET].now_ms
 
+    @now_ms.setter
+    def now_ms(self, now_ms):
+        for slot in self.slots.values():
+            slot.now_ms = now_ms
 
-def _numbers(it, first_ms, last_ms):
-    sources = (it.input_source.value, it.output_source.value)
-    numbers = (*counts(it.usage), *sources, it.started_ms, first_ms, last_ms)
-    return " ".join(map(str, numbers))
+    def of_tenant(self, facts):
+        return self.slots[shards.shard(facts.tenant)]
 
+    @property
+    def fleet(self):
+        return self.slots[shards.FLEET]
 
-def _entry(record):
-    entry = {
-        "id": record.record_id,
-        "kind": str(record.kind.value),
-        "in": str(record.usage.input_tokens),
-        "out": str(record.usage.output_tokens),
-        "cached": str(record.usage.cached_input_tokens),
-        "reasoning": str(record.usage.reasoning_tokens),
-        "in_src": str(record.input_source.value),
-        "out_src": str(record.output_source.value),
-        "started_ms": str(record.started_ms),
-        "first_ms": str(record.first_token_ms or 0),
-        "ended_ms": str(record.ended_ms),
-        "flags": record.flags,
-        "facts": record.facts.encode().decode(),
-    }
-    return entry | ({"corrects": record.corrects} if record.corrects else {})
+    def slots_of(self, facts: Facts):
+        """Where an exchange is charged."""
+        yield self.of_tenant(facts)
+        if any(debit.scope.is_fleet for debit in facts.debits):
+            yield self.fleet
 
+    @property
+    def records(self):
+        return [record for slot in self.slots.values() for record in slot.records]
 
-def dump(redis, shard):
-    """Every key of a shard in a real Redis, in the form of `Model.expected`."""
-    tag = f"{{s{shard}}}:"
-    keys = {}
-    for name in redis.scan_iter(match=tag.replace("{", "\\{") + "*", count=1000):
-        key = name.decode().removeprefix(tag)
-        match redis.type(name):
-            case b"string":
-                keys[key] = redis.get(name).decode()
-            case b"zset":
-                members = redis.zrange(name, 0, -1, withscores=True)
-                keys[key] = {member.decode(): int(score) for member, score in members}
-            case b"hash":
-                fields = redis.hgetall(name).items()
-                keys[key] = {field.decode(): int(value) for field, value in fields}
-            case b"stream":
-                keys[key] = [
-                    {k.decode(): v.decode() for k, v in entry.items()}
-                    for _, entry in redis.xrange(name)
-                ]
-    return keys
+    def reserve(self, reservation: Reservation) -> Granted | Refused:
+        """In the fleet first; what it took is given back when the tenant has no room.
 
+        Raises Over.
+        """
+        limits, id_ = reservation.limits, reservation.exchange_id
+        levels: list[int | None] = [None] * len(limits)
+        facts, shadowed = reservation.facts, []
+        slots = [self.of_tenant(facts)]
+        if any(limit.scope.is_fleet for limit in limits):
+            slots.insert(0, self.fleet)
+        for slot in slots:
+            stored = slot.exchanges.get(id_)
+            if not isinstance(stored, ex.Reserved | None):
+                self._give_back(id_, slots[0], slot)
+                raise Over
+            mine = [
+                n for n, it in enumerate(limits) if it.scope.is_fleet == slot.is_fleet
+            ]
+            debits, before, waits, start = slot.judge(
+                reservation, [limits[n] for n in mine]
+            )
+            verdict = room.judge([limits[n] for n in mine], waits)
+            if stored is None and verdict.binding is not None:
+                self._give_back(id_, slots[0], slot)
+                for n, level in zip(mine, before, strict=True):
+                    levels[n] = level
+                return room.refused(
+                    limits, levels, mine[verdict.binding], verdict.wait_ms
+                )
+            if stored is None:
+                taken = [it for n, it in enumerate(debits) if n not in verdict.shadowed]
+                facts = replace(facts, debits=(*facts.debits, *taken))
+                slot.take(id_, facts, start)
+            else:
+                facts = replace(
+                    facts, debits=(*facts.debits, *slot.debits(stored.facts))
+                )
+            charged = {(it.scope, it.measure) for it in facts.debits}
+            for n, debit in zip(mine, debits, strict=True):
+                levels[n] = slot.level(debit, facts)
+                if (debit.scope, debit.measure) not in charged:
+                    shadowed.append(n)
+        told = [level or 0 for level in levels]
+        return room.granted(limits, told, facts.debits, shadowed)
 
-def shard_of(tenant):
-    return shards.shard(tenant)
+    def _give_back(self, id_, first, refusing):
+        """What the fleet took for one that a tenant's limits refuse, with no trace."""
+        stored = first.exchanges.get(id_)
+        if first is refusing or not isinstance(stored, ex.Reserved):
+            return
+        if first.debits(stored.facts):
+            self._release(first, id_)
+            first.exchanges[id_] = None
+
+    def beat(self, beat: ex.Beat) -> None:
+        for slot in self.slots_of(beat.facts):
+            slot.advance(beat.exchange_id, beat.facts, beat)
+            if isinstance(slot.exchanges.get(beat.exchange_id), ex.Reserved):
+                slot.lease(beat.exchange_id, beat.facts)
+
+    def settle(self, settlement: ex.Settlement) -> None:
+        for slot in self.slots_of(settlement.facts):
+            is_over = isinstance(slot.exchanges.get(settlement.exchange_id), ex.Settled)
+            slot.advance(settlement.exchange_id, settlement.facts, settlement)
+            if not is_over:
+                slot.drop_lease(settlement.exchange_id, settlement.facts)
+
+    def release_by_worker(self, reservation: Reservation) -> None:
+        """Who knows which slots it asked."""
+        if any(limit.scope.is_fleet for limit in reservation.limits):
+            self._release(self.fleet, reservation.exchange_id)
+        self._release(self.of_tenant(reservation.facts), reservation.exchange_id)
+
+    def release_by_ledger(self, id_: str, tenant: str) -> None:
+        """Who knows the id and the tenant alone; the rest is in what is stored."""
+        if self.fleet.exchanges.get(id_) is not None:
+            self._release(self.fleet, id_)
+        self._release(self.slots[shards.shard(tenant)], id_)
+
+    def _release(self, slot, id_):
+        stored = slot.exchanges.get(id_)
+        facts: Facts | None = None
+        if isinstance(stored, ex.Reserved):
+            facts = stored.facts
+        elif isinstance(stored, ex.Abandoned):
+            facts = stored.record.facts
+        event = ex.Release(id_, "")
+        if facts is None:
+            slot.exchanges[id_] = ex.advance(stored, event, self.now_ms).stored
+            if not isinstance(stored, ex.Settled):
+                slot.leases[shards.leases(slot.number)].pop(id_, None)
+        else:
+            slot.advance(id_, facts, event)
+            slot.drop_lease(id_, facts)
+
+    def reap(self, slot: Slot, id_: str) -> None:
+        stored = slot.exchanges.get(id_)
+        leases = slot.leases[shards.leases(slot.number)]
+        if isinstance(stored, ex.Reserved):
+            if leases.get(id_, 0) > self.now_ms:
+                return
+            slot.advance(id_, stored.facts, ex.Reap(id_))
+            slot.drop_lease(id_, stored.facts)
+        else:
+            leases.pop(id_, None)
+            slot.exchanges[id_] = ex.advance(stored, ex.Reap(id_), self.now_ms).stored
+
+    def expected(self) -> dict[str, object]:
+        """Every key of every slot that has a value."""
+        keys: dict[str, object] = {}
+        for slot in self.slots.values():
+            keys |= slot.expected()
+        return keys

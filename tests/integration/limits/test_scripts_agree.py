@@ -1,6 +1,7 @@
 """The Lua scripts and the pure reference do the same, whatever comes in any order."""
 
-from dataclasses import replace
+from collections import Counter
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,28 +14,88 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec.structs import replace
 
-from tests.integration.limits.model import Model, dump, shard_of
-from tests.integration.limits.rig import START_MS, Rig, facts, new_id
-from tollhouse.core.exchange import Abandoned, Beat, Release, Reserved, Settlement
-from tollhouse.core.limits import Allowance, Reservation
+from tests.integration.limits.keys import dump
+from tests.integration.limits.model import Model, Over, key_of
+from tests.integration.limits.rig import Rig, ask, new_id
+from tollhouse.adapters.redis import shards
+from tollhouse.core.exchange import (
+    RESTORE_MS,
+    Abandoned,
+    Beat,
+    Release,
+    Reserved,
+    Settled,
+    Settlement,
+)
+from tollhouse.core.ids import created_ms
+from tollhouse.core.limits import Allowance, Limit, Measure, Scope
+from tollhouse.core.periods import forgotten_ms
 from tollhouse.core.problems import Unavailable
+from tollhouse.core.reservation import Granted
+from tollhouse.core.room import Costs, debit
 from tollhouse.core.usage import CountSource, TokenUsage, UsageKind
 
-TENANT = "acme"
-SHARD = shard_of(TENANT)
+TENANTS = ("acme", "zeta")
 LEASE_MS = 20_000
-KEY = Allowance(120, 3000, 3)
-TENANT_MODEL = Allowance(requests_per_minute=180, units_per_minute=4500, concurrent=4)
+BERLIN, UTC_ZONE = "Europe/Berlin", "UTC"
+START_MS = round(datetime(2027, 1, 31, 22, 30, tzinfo=UTC).timestamp() * 1000)
+"""Soon a month ends in Berlin, an hour later everywhere else."""
+EXAMPLES = 100
 MOST_EXCHANGES = 8
 """Few, so that many events hit the same one."""
+
+
+def limits(key=None, tenant=None, *, model=None, fleet=None, all_=None, capacity=None):
+    """All limits of an exchange, in any order: here the fleet's in between."""
+    nothing = Allowance()
+    return (
+        *(key or nothing).limits(Scope.KEY, BERLIN),
+        *(fleet or nothing).limits(Scope.MODEL, UTC_ZONE),
+        *(tenant or nothing).limits(Scope.TENANT, BERLIN),
+        *(capacity or ()),
+        *(model or nothing).limits(Scope.TENANT_MODEL, UTC_ZONE),
+        *(all_ or nothing).limits(Scope.GLOBAL, UTC_ZONE),
+    )
+
+
+def capacity(value, weight=1, *, shadow=False):
+    measure = Measure.CAPACITY
+    return (Limit(Scope.MODEL, measure, value, weight=weight, shadow=shadow),)
+
+
+KEY = Allowance(120, 3000, 3)
+TENANT_MODEL = Allowance(requests_per_minute=180, units_per_minute=4500, concurrent=4)
+FLEET = Allowance(240, 6000, 5)
+BUDGETS = Allowance(
+    units_per_day=900, units_per_month=1500, money_per_day=4000, money_per_month=6000
+)
+EVERYTHING = Allowance(120, 3000, 3, 900, 1500, 4000, 6000)
+SHADOW = Allowance(60, 1200, 2, 300, 400, 900, 1200, shadow=True)
 PLANS = (
-    (KEY, TENANT_MODEL),
-    (KEY, TENANT_MODEL),
-    (Allowance(), TENANT_MODEL),
-    (KEY, Allowance()),
-    (Allowance(units_per_minute=60, burst_seconds=0.5), TENANT_MODEL),
-    (KEY, Allowance(concurrent=0)),
+    limits(KEY, model=TENANT_MODEL),
+    limits(
+        KEY,
+        TENANT_MODEL,
+        model=TENANT_MODEL,
+        fleet=FLEET,
+        all_=FLEET,
+        capacity=capacity(500),
+    ),
+    limits(EVERYTHING, EVERYTHING, model=EVERYTHING, fleet=EVERYTHING, all_=EVERYTHING),
+    limits(tenant=BUDGETS, all_=BUDGETS),
+    limits(
+        SHADOW, model=TENANT_MODEL, fleet=SHADOW, capacity=capacity(300, shadow=True)
+    ),
+    limits(KEY, SHADOW, all_=SHADOW),
+    limits(capacity=capacity(400, 3)),
+    limits(capacity=capacity(400)),
+    limits(Allowance(units_per_minute=60, burst_seconds=0.5), fleet=KEY),
+    limits(KEY, all_=Allowance(concurrent=0)),
+    limits(Allowance(money_per_day=0)),
+    limits(fleet=FLEET, all_=Allowance(units_per_day=0, shadow=True)),
+    (),
 )
 
 tokens = st.integers(0, 120)
@@ -52,54 +113,85 @@ class Exchanges(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.limiter = self.rig.limiter(LEASE_MS / 1000)
-        self.model = Model(SHARD, START_MS, LEASE_MS)
+        self.limiter = self.rig.limiter(LEASE_MS / 1000, START_MS)
+        self.model = Model(TENANTS, START_MS, LEASE_MS)
         self.reservations = {}
         self.settled = {}
+        self.debits = {}
+        self.ended = {}
+        self.periods = {}
+        self.lost = False
 
     @precondition(lambda self: len(self.reservations) < MOST_EXCHANGES)
     @rule(
         target=ids,
         plan=st.sampled_from(PLANS),
-        names=st.tuples(st.sampled_from(["k1", "k2"]), st.sampled_from(["m1", "m2"])),
+        names=st.tuples(
+            st.sampled_from(TENANTS),
+            st.sampled_from(["k1", "k2"]),
+            st.sampled_from(["m1", "m2"]),
+        ),
         units=st.integers(0, 400),
-        weights=st.sampled_from([(1, 0, 5), (1, 1, 1), (3, 2, 7)]),
-        reserved=st.sampled_from([True, True, True, False]),
+        costs=st.tuples(
+            st.sampled_from([(1, 0, 5), (1, 1, 1), (3, 2, 7)]),
+            st.sampled_from([(0, 0, 0), (2, 1, 9), (30, 5, 90)]),
+        ),
+        age_ms=st.sampled_from([None, 0, 0, 3_600_000, 90_000_000]),
     )
-    def appear(self, plan, names, units, weights, reserved):
-        id_ = new_id(len(self.reservations), self.rig.now_ms)
-        about = facts(
+    def appear(self, plan, names, units, costs, age_ms):
+        """It may have been made when other periods were; None: it is not reserved."""
+        tenant, key_id, model = names
+        id_ = new_id(len(self.reservations), self.rig.now_ms - (age_ms or 0))
+        self.reservations[id_] = ask(
+            id_,
             *plan,
-            key_id=names[0],
-            served_model=names[1],
+            tenant=tenant,
+            key_id=f"{tenant}-{key_id}",
+            served_model=model,
             reserved_units=units,
             input_estimate=units // 2,
-            weights=weights,
+            weights=costs[0],
+            prices=costs[1],
         )
-        self.reservations[id_] = Reservation(id_, about, *plan)
-        if reserved:
+        if age_ms is not None:
             self.reserve(id_)
         return id_
 
     @rule(id_=ids)
     def reserve(self, id_):
         reservation = self.reservations[id_]
-        expected = self.model.reserve(reservation)
-        if expected is None:
+        try:
+            expected = self.model.reserve(reservation)
+        except Over:
             with pytest.raises(Unavailable) as caught:
-                self.rig.run(self.limiter.reserve(reservation))
+                self.rig.reserve(self.limiter, reservation)
             assert not caught.value.transient
             return
-        actual = self.rig.run(self.limiter.reserve(reservation))
+        actual = self.rig.reserve(self.limiter, reservation)
 
         assert expected == actual
+        if isinstance(actual, Granted):
+            self.debits[id_] = actual.debits
+
+    def told(self, id_):
+        """The facts as the ledger has them: with what the limiter charged.
+
+        Or might have charged, where it never answered.
+        """
+        reservation = self.reservations[id_]
+        if id_ not in self.debits:
+            at_ms = self.rig.now_ms
+            self.debits[id_] = tuple(
+                debit(limit, at_ms) for limit in reservation.limits if limit.value
+            )
+        return replace(reservation.facts, debits=self.debits[id_])
 
     @rule(id_=ids, usage=usages, sources=st.tuples(sources, sources), offset=offsets)
     def beat(self, id_, usage, sources, offset):
         at_ms = self.rig.now_ms + min(offset, 0)
         beat = Beat(
             exchange_id=id_,
-            facts=self.reservations[id_].facts,
+            facts=self.told(id_),
             usage=usage,
             input_source=sources[0],
             output_source=sources[1],
@@ -115,7 +207,7 @@ class Exchanges(RuleBasedStateMachine):
         ended_ms = self.rig.now_ms + offset
         settlement = Settlement(
             exchange_id=id_,
-            facts=self.reservations[id_].facts,
+            facts=self.told(id_),
             kind=kind,
             usage=usage,
             input_source=source,
@@ -125,48 +217,99 @@ class Exchanges(RuleBasedStateMachine):
             ended_ms=ended_ms,
             flags="DC" if kind is UsageKind.PARTIAL else "",
         )
+        for slot in self.model.slots_of(settlement.facts):
+            self._end(slot, id_, settlement)
         wrote = len(self.model.records)
         self.model.settle(settlement)
         written = self.rig.run(self.limiter.settle_many([settlement]))
 
         self.settled.setdefault(id_, usage)
         if len(self.model.records) > wrote:
-            assert {SHARD} == written
+            assert {shards.shard(settlement.facts.tenant)} == written
 
     @rule(id_=ids)
     def release_by_worker(self, id_):
         if id_ not in self.settled:
             self._take_back(id_)
-            about = self.reservations[id_].facts
-            self.model.release_known(id_, about)
+            self.model.release_by_worker(self.reservations[id_])
             self.rig.run(self.limiter.release(self.reservations[id_]))
 
     @rule(id_=ids)
     def release_by_ledger(self, id_):
         if id_ not in self.settled:
             self._take_back(id_)
-            self.model.release(id_, self.reservations[id_].facts)
-            self.rig.run(self.limiter.apply([Release(id_, TENANT)], [], []))
+            tenant = self.reservations[id_].facts.tenant
+            self.model.release_by_ledger(id_, tenant)
+            self.rig.run(self.limiter.apply([Release(id_, tenant)], [], []))
 
     def _take_back(self, id_):
         """What was reaped and turns out never to have been admitted cost nothing."""
-        if isinstance(self.model.exchanges.get(id_), Abandoned):
-            self.settled[id_] = TokenUsage()
+        tenant = self.model.of_tenant(self.reservations[id_].facts)
+        for slot in (tenant, self.model.fleet):
+            stored = slot.exchanges.get(id_)
+            if isinstance(stored, Abandoned):
+                self.ended[slot.number, id_] = Costs(0, 0), stored.record.facts
+                if slot is tenant:
+                    self.settled[id_] = TokenUsage()
 
-    @rule(id_=ids, after_ms=st.sampled_from([0, LEASE_MS - 1, LEASE_MS]))
-    def reap(self, id_, after_ms):
+    def _end(self, slot, id_, settlement):
+        """What it costs in the end, if this ends it."""
+        stored = slot.exchanges.get(id_)
+        if isinstance(stored, Settled):
+            return
+        about, usage = settlement.facts, settlement.usage
+        costs = Costs(usage.units(about.weights), usage.units(about.prices))
+        born_ms = created_ms(id_)
+        ended_ms = min(max(settlement.ended_ms, born_ms), self.rig.now_ms)
+        if stored is None and self.rig.now_ms - ended_ms > RESTORE_MS:
+            costs = Costs(0, 0)
+        self.ended[slot.number, id_] = costs, about
+
+    @rule(
+        id_=ids,
+        of_fleet=st.booleans(),
+        after_ms=st.sampled_from([0, LEASE_MS - 1, LEASE_MS]),
+    )
+    def reap(self, id_, of_fleet, after_ms):
         self.pass_time(after_ms)
-        self.model.reap(id_, self.reservations[id_].facts)
-        self.rig.run(self.limiter.reap([(SHARD, id_)]))
+        slot = self.model.of_tenant(self.reservations[id_].facts)
+        if of_fleet:
+            slot = self.model.fleet
+        self.model.reap(slot, id_)
+        self.rig.run(self.limiter.reap([(slot.number, id_)]))
 
-    @rule(id_=ids)
-    def lose(self, id_):
+    @rule(id_=ids, of_fleet=st.booleans())
+    def lose(self, id_, of_fleet):
         """Redis loses a reservation, of one that is open: nothing is doubled then."""
-        if isinstance(self.model.exchanges.get(id_), Reserved):
-            self.model.lose(id_)
-            self.rig.inspector.delete(f"{{s{SHARD}}}:exchange:{id_}")
+        slot = self.model.of_tenant(self.reservations[id_].facts)
+        if of_fleet:
+            slot = self.model.fleet
+        if isinstance(slot.exchanges.get(id_), Reserved):
+            self.lost = True
+            slot.exchanges[id_] = None
+            self.rig.inspector.delete(shards.exchange(slot.number, id_))
 
-    @rule(ms=st.sampled_from([1, 33, 1000, LEASE_MS, 700_000, 3_600_000]))
+    @rule(which=st.integers(0, 99))
+    def lose_limit(self, which):
+        """Redis loses what is known of a limit: it starts anew."""
+        slots = self.model.slots.values()
+        state = [
+            (it, key)
+            for slot in slots
+            for it in (slot.levels, slot.flights)
+            for key in it
+        ]
+        if state:
+            self.lost = True
+            levels, key = state[which % len(state)]
+            del levels[key]
+            self.rig.inspector.delete(key)
+
+    @rule(
+        ms=st.sampled_from(
+            [-1000, 1, 33, 1000, LEASE_MS, 700_000, 3_600_000, 90_000_000, 500_000_000]
+        )
+    )
     def pass_time(self, ms):
         self.rig.move(ms)
         self.model.now_ms = self.rig.now_ms
@@ -179,16 +322,69 @@ class Exchanges(RuleBasedStateMachine):
 
     @invariant()
     def agree(self):
-        assert self.model.expected() == dump(self.rig.inspector, SHARD)
+        keys = dump(self.rig.inspector)
+
+        assert self.model.expected() == keys
+        for key, value in keys.items():
+            if ":bucket:" in key or ":budget:" in key:
+                assert min(map(int, value.split())) >= 0
+            elif ":inflight:" in key:
+                assert (
+                    min(int(it) for text in value.values() for it in text.split()) >= 0
+                )
+
+    @invariant()
+    def balanced(self):
+        """Budgets hold what open and settled exchanges cost, each in its own period."""
+        if self.lost:
+            return
+        budgets: Counter[str] = Counter()
+        flying: Counter[str] = Counter()
+        for slot in self.model.slots.values():
+            for id_, stored in slot.exchanges.items():
+                match stored:
+                    case Reserved(about, charged):
+                        pass
+                    case Abandoned(charged, record):
+                        about = record.facts
+                    case Settled():
+                        charged, about = self.ended[slot.number, id_]
+                    case _:
+                        continue
+                for it in slot.debits(about):
+                    key = key_of(it, about)
+                    self.periods[key] = it
+                    if it.measure.is_budget and not self.forgotten(it):
+                        budgets[key] += charged.of_measure(it.measure)
+                    elif (
+                        isinstance(stored, Reserved) and it.measure is Measure.CAPACITY
+                    ):
+                        flying[key] += charged.units
+        keys = dump(self.rig.inspector)
+        spent = {
+            key: int(value)
+            for key, value in keys.items()
+            if ":budget:" in key and not self.forgotten(self.periods[key])
+        }
+        in_flight = {
+            key: int(value["*"].split()[0])
+            for key, value in keys.items()
+            if ":inflight:" in key
+        }
+
+        assert +budgets == spent
+        assert +flying == in_flight
+
+    def forgotten(self, it):
+        return forgotten_ms(it.measure, it.parameter) <= self.rig.now_ms
 
     def teardown(self):
         """However it went: one record each, right in sum, and nothing is held."""
-        for id_, reservation in self.reservations.items():
+        for id_ in self.reservations:
             if id_ not in self.settled:
                 self.settle(
                     id_, TokenUsage(7, 3), UsageKind.FINAL, CountSource.METER, 0
                 )
-            assert self.model.exchanges[id_] is not None
             mine = [
                 record
                 for record in self.model.records
@@ -196,16 +392,18 @@ class Exchanges(RuleBasedStateMachine):
             ]
             total = TokenUsage()
             for record in mine:
-                total = replace(TokenUsage(), **_sum(total, record.usage))
+                total = total - (TokenUsage() - record.usage)
             assert 1 == sum(it.kind is not UsageKind.ADJUSTMENT for it in mine)
             assert self.settled[id_] == total
-            assert reservation.facts == mine[0].facts
-        held = dump(self.rig.inspector, SHARD)
-        assert [] == [key for key in held if key.startswith(("leases", "concurrent"))]
+            # One all of whose limits were in shadow and full has nothing to settle.
+            self.reap(id_, of_fleet=True, after_ms=LEASE_MS)
+        self.agree()
+        held = ("leases", "concurrent") if self.lost else _HELD
+        keys = dump(self.rig.inspector)
+        assert [] == [key for key in keys if key.split(":")[1] in held]
 
 
-def _sum(one, other):
-    return {name: getattr(one, name) + getattr(other, name) for name in one.__slots__}
+_HELD = ("leases", "concurrent", "inflight")
 
 
 def test_scripts_and_reference_agree(rig):
@@ -218,7 +416,7 @@ def test_scripts_and_reference_agree(rig):
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=120,
+            max_examples=EXAMPLES,
             stateful_step_count=40,
             deadline=None,
             database=None,
@@ -227,4 +425,4 @@ def test_scripts_and_reference_agree(rig):
     )
 
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(120)
