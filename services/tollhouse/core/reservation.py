@@ -8,8 +8,7 @@ from tollhouse.core.usage import Facts
 
 @dataclass(frozen=True, slots=True)
 class Typical:
-    """What recent exchanges of this kind were like; what a refused client is told
-    rests on it.
+    """What recent exchanges of this kind were like, for what a refused client is told.
 
     `duration_ms`: median from admission to settlement, 0 for not known.
     `refund`: units a settlement gives back, of those reserved, on average; >= 0.
@@ -25,12 +24,15 @@ class Reservation:
 
     `facts.debits` is empty: the limiter answers with what it took. `limits`: those of
     the fleet and of the tenant in any order, at most one of a scope and measure.
+    `is_held`: it was refused a moment ago and asks again by itself; to such no room is
+    promised that others then wait behind.
     """
 
     exchange_id: str
     facts: Facts
     limits: tuple[Limit, ...]
     typical: Typical = Typical()
+    is_held: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,15 +13,16 @@ from tests.integration.limits.keys import (
     outbox_entry,
 )
 from tollhouse.adapters.redis import shards
-from tollhouse.core import buckets, fairness, room
+from tollhouse.core import buckets, fairness, room, waits
 from tollhouse.core import exchange as ex
-from tollhouse.core.buckets import GRAINS
+from tollhouse.core.buckets import GRAINS, Bucket
 from tollhouse.core.ids import created_ms
-from tollhouse.core.limits import Limit, Measure
+from tollhouse.core.limits import Debit, Limit, Measure
 from tollhouse.core.periods import forgotten_ms
 from tollhouse.core.reservation import Granted, Refused, Reservation
 from tollhouse.core.room import Costs
 from tollhouse.core.usage import Facts, UsageKind, UsageRecord
+from tollhouse.core.waits import Running
 
 SERIES = ("input", "output", "cached_input", "reasoning")
 
@@ -46,6 +47,7 @@ class Slot:
     flights: dict[str, fairness.Flight] = field(
         default_factory=lambda: defaultdict(fairness.Flight)
     )
+    promises: dict[str, int] = field(default_factory=dict)
     records: list[UsageRecord] = field(default_factory=list)
     now_ms: int = 0
     lease_ms: int = 0
@@ -65,7 +67,7 @@ class Slot:
         at_ms = self.now_ms if is_new else created_ms(id_)
         debits = [room.debit(limit, at_ms) for limit in limits]
         levels: list[int] = []
-        waits: list[float] = []
+        delays: list[float] = []
         start = None
         for limit, debit in zip(limits, debits, strict=True):
             level = self.level(debit, facts)
@@ -80,11 +82,58 @@ class Slot:
                     limit.value,
                 )
                 start = verdict.counter
-                full = room.BUSY_WAIT_MS if limit.value else math.inf
-                wait = 0 if verdict.fits else full
+                wait = 0 if verdict.fits else wait or 1
+            if 0 < wait < math.inf:
+                wait = self._due(reservation, limits, limit, debit) - self.now_ms
             levels.append(level)
-            waits.append(wait)
-        return debits, levels, waits, start
+            delays.append(wait)
+        return debits, levels, delays, start
+
+    def _due(self, reservation, limits, limit, debit):
+        """When there should be room in a limit that has none."""
+        facts, typical, now = reservation.facts, reservation.typical, self.now_ms
+        cost = Costs.of(facts).of_measure(limit.measure)
+        level = self.level(debit, facts)
+        promised = self.promises.get(key_of(debit, facts), 0)
+        running = waits.NOTHING
+        if limit.measure in (Measure.CONCURRENT, Measure.UNITS) and any(
+            it.scope is limit.scope and it.measure is Measure.CONCURRENT
+            for it in limits
+        ):
+            places = Debit(limit.scope, Measure.CONCURRENT)
+            leases = self.leases[key_of(places, facts)].items()
+            born = [created_ms(id_) for id_, ends in leases if ends > now]
+            running = Running(
+                len(born),
+                min(born, default=now),
+                typical.duration_ms,
+                typical.refund * GRAINS,
+            )
+        if limit.measure is Measure.CONCURRENT:
+            return waits.free_ms(now, promised, running)
+        if limit.measure is Measure.CAPACITY:
+            return waits.landed_ms(
+                now,
+                promised,
+                missing=level + cost - limit.value,
+                cost=cost,
+                in_flight=level,
+                duration_ms=typical.duration_ms,
+            )
+        return waits.refilled_ms(
+            now,
+            promised,
+            missing=level + cost - Bucket.of(limit).capacity,
+            cost=cost,
+            rate=limit.value,
+            running=running,
+        )
+
+    def promise(self, facts, limits, debits, delays):
+        """What is told to a refused one, unless it never fits."""
+        for limit, debit, wait in zip(limits, debits, delays, strict=True):
+            if wait and not limit.shadow:
+                self.promises[key_of(debit, facts)] = self.now_ms + int(wait)
 
     def level(self, debit, facts):
         key = key_of(debit, facts)
@@ -184,6 +233,9 @@ class Slot:
         for key, flight in self.flights.items():
             if flight.shares:
                 keys[key] = flight_fields(flight)
+        if self.promises:
+            promises = {key: str(due) for key, due in self.promises.items()}
+            keys[shards.promises(self.number)] = promises
         keys |= self._sums()
         if self.records:
             outbox = [outbox_entry(record) for record in self.records]
@@ -265,14 +317,16 @@ class Model:
             mine = [
                 n for n, it in enumerate(limits) if it.scope.is_fleet == slot.is_fleet
             ]
-            debits, before, waits, start = slot.judge(
+            debits, before, delays, start = slot.judge(
                 reservation, [limits[n] for n in mine]
             )
-            verdict = room.judge([limits[n] for n in mine], waits)
+            verdict = room.judge([limits[n] for n in mine], delays)
             if stored is None and verdict.binding is not None:
                 self._give_back(id_, slots[0], slot)
                 for n, level in zip(mine, before, strict=True):
                     levels[n] = level
+                if verdict.wait_ms < math.inf and not reservation.is_held:
+                    slot.promise(facts, [limits[n] for n in mine], debits, delays)
                 return room.refused(
                     limits, levels, mine[verdict.binding], verdict.wait_ms
                 )

@@ -1,5 +1,6 @@
 """The Lua scripts and the pure reference do the same, whatever comes in any order."""
 
+import dataclasses
 from collections import Counter
 from datetime import UTC, datetime
 
@@ -33,7 +34,7 @@ from tollhouse.core.ids import created_ms
 from tollhouse.core.limits import Allowance, Limit, Measure, Scope
 from tollhouse.core.periods import forgotten_ms
 from tollhouse.core.problems import Unavailable
-from tollhouse.core.reservation import Granted
+from tollhouse.core.reservation import Granted, Typical
 from tollhouse.core.room import Costs, debit
 from tollhouse.core.usage import CountSource, TokenUsage, UsageKind
 
@@ -137,12 +138,13 @@ class Exchanges(RuleBasedStateMachine):
             st.sampled_from([(0, 0, 0), (2, 1, 9), (30, 5, 90)]),
         ),
         age_ms=st.sampled_from([None, 0, 0, 3_600_000, 90_000_000]),
+        typical=st.builds(Typical, st.sampled_from([0, 500, 9000]), st.integers(0, 99)),
     )
-    def appear(self, plan, names, units, costs, age_ms):
+    def appear(self, *, plan, names, units, costs, age_ms, typical):
         """It may have been made when other periods were; None: it is not reserved."""
         tenant, key_id, model = names
         id_ = new_id(len(self.reservations), self.rig.now_ms - (age_ms or 0))
-        self.reservations[id_] = ask(
+        asked = ask(
             id_,
             *plan,
             tenant=tenant,
@@ -153,13 +155,15 @@ class Exchanges(RuleBasedStateMachine):
             weights=costs[0],
             prices=costs[1],
         )
+        self.reservations[id_] = dataclasses.replace(asked, typical=typical)
         if age_ms is not None:
             self.reserve(id_)
         return id_
 
-    @rule(id_=ids)
-    def reserve(self, id_):
+    @rule(id_=ids, is_held=st.booleans())
+    def reserve(self, id_, is_held=False):
         reservation = self.reservations[id_]
+        reservation = dataclasses.replace(reservation, is_held=is_held)
         try:
             expected = self.model.reserve(reservation)
         except Over:

@@ -34,7 +34,7 @@ CLOSED_MS = 3_600_000
 """How long a repeat of a settlement or a late RESERVE is recognised."""
 HOUR_MS = 3_600_000
 _FOREVER_MS = 2**53
-_SHARED = ("fairness.lua", "exchange.lua")
+_SHARED = ("fairness.lua", "waits.lua", "exchange.lua")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +191,12 @@ class Steps:
     ) -> Run:
         """Take room in every limit of a slot; `elsewhere`: what another one charged."""
         facts, id_ = reservation.facts, reservation.exchange_id
-        costs = Costs.of(facts)
+        costs, typical = Costs.of(facts), reservation.typical
         arguments = (
             *(id_, self._lease_ms, OPEN_MS, costs.units, costs.money, *side.times),
             *(facts.encode()[:-1], b",".join(map(encode, elsewhere))),
-            facts.tenant,
+            *(facts.tenant, typical.duration_ms, typical.refund),
+            int(reservation.is_held),
             *side.arguments,
         )
         keys = (shards.exchange(side.slot, id_), *side.keys)
