@@ -9,7 +9,7 @@ compile=(
   .venv/bin/uv pip compile --quiet --no-config --universal --generate-hashes
   --no-header --exclude-newer '7 days'
 )
-every_group=(--extra frontend --group dev --group uv)
+every_group=(--extra frontend --extra simulate --group dev --group uv)
 
 "${compile[@]}" pyproject.toml --extra frontend -o requirements.lock "$@"
 "${compile[@]}" pyproject.toml "${every_group[@]}" -c requirements.lock -o requirements-dev.lock "$@"
