@@ -97,7 +97,7 @@ def running_bare(folder: Path, upstream: int) -> Iterator[Shape]:
 
 @contextlib.contextmanager
 def running_tollhouse(
-    folder: Path, upstream: int, *, workers: int
+    folder: Path, upstream: int, *, workers: int, config: Path | None = None
 ) -> Iterator[list[Shape]]:
     """All of Tollhouse but Triton, through `tollhouse up`.
 
@@ -107,7 +107,7 @@ def running_tollhouse(
     command = (
         *(sys.executable, "-m", "tollhouse.cli", "up"),
         *("--backend", f"http://127.0.0.1:{upstream}", "--listen", "127.0.0.1:0"),
-        *("--config", str(ROOT / "bench" / "tollhouse.yaml")),
+        *("--config", str(config or ROOT / "bench" / "tollhouse.yaml")),
         *("--state-dir", str(folder / "state"), "--ready-file", str(ready)),
         *("--workers", str(workers)),
     )

@@ -13,13 +13,13 @@ from textwrap import indent
 from tollhouse.cli import keyring
 from tollhouse.cli.console import Console
 from tollhouse.cli.private_redis import private_redis
-from tollhouse.cli.simulation import Reserving, Result, Setting, simulate
+from tollhouse.cli.simulation import Reserving, Result, simulate
 from tollhouse.cli.unusable import UnusableError
-from tollhouse.core.catalog import Model, Operation, Provider, Weights
-from tollhouse.core.workload import TRACE, Arrival, Synthetic, mean_units, parse_trace
+from tollhouse.core.catalog import Weights
+from tollhouse.core.setting import Setting, simulated_model
+from tollhouse.core.workload import TRACE, Arrival, Synthetic, parse_trace
 
 DEFAULT_LIMIT = 1_000_000
-DEFAULT_OUTPUT = 512
 PLOT_SUFFIXES = (".svg", ".png")
 _LARGEST = 2**40
 
@@ -187,7 +187,7 @@ def _setting(args: argparse.Namespace) -> Setting:
         arrivals=arrivals,
         units_per_minute=limit,
         burst_seconds=args.burst_seconds,
-        model=_model(args),
+        model=simulated_model(args.weights, args.max_output),
     )
 
 
@@ -197,22 +197,6 @@ def _read(path: Path) -> list[Arrival]:
             return parse_trace(lines, str(path))
     except OSError as error:
         raise UnusableError(f"{path}: {error.strerror or error}") from error
-
-
-def _model(args: argparse.Namespace) -> Model:
-    return Model(
-        name="simulated",
-        cluster="simulated",
-        provider=Provider.OPENAI,
-        operations=frozenset({Operation.CHAT}),
-        context=2**31,
-        default_output_tokens=min(DEFAULT_OUTPUT, args.max_output),
-        max_output_tokens=args.max_output,
-        weights=args.weights,
-        bytes_per_token=4.0,
-        inject_default=False,
-        created=0,
-    )
 
 
 def _plot(path: Path, setting: Setting, results: Sequence[Result]) -> None:
@@ -243,17 +227,16 @@ def _to_json(setting: Setting, results: Sequence[Result]) -> dict[str, object]:
         ],
         "offered": len(setting.arrivals),
         "limit": setting.units_per_minute,
-        "limits": setting.limits,
+        "limits": setting.owners,
         "burst": round(setting.units_per_minute * setting.burst_seconds / 60),
         "seconds": setting.run_ms / 1000,
-        "mean_units": round(mean_units(setting.arrivals, setting.model.weights), 1),
+        "mean_units": round(setting.mean_units, 1),
     }
 
 
 def _print(setting: Setting, results: Sequence[Result]) -> None:
-    mean = mean_units(setting.arrivals, setting.model.weights)
-    limit = setting.units_per_minute
-    each = "" if setting.limits == 1 else f", each of {setting.limits} limits"
+    limit, mean = setting.units_per_minute, setting.mean_units
+    each = "" if setting.owners == 1 else f" for each of {setting.owners}"
     console = Console()
     console.line(
         f"{len(setting.arrivals):,} requests of {mean:,.0f} units on average in"

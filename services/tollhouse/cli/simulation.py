@@ -25,9 +25,9 @@ from tollhouse.core.exchange import Beat, Settlement
 from tollhouse.core.experience import Experience
 from tollhouse.core.ids import exchange_id
 from tollhouse.core.lesson import Lesson, lesson
-from tollhouse.core.limits import Limit, Measure, Scope
 from tollhouse.core.openai import Request
 from tollhouse.core.reservation import Granted, Reservation
+from tollhouse.core.setting import Setting
 from tollhouse.core.trial import Charge, Figures, Trial, sum_up
 from tollhouse.core.usage import CountSource, Facts, TokenUsage, UsageKind
 from tollhouse.core.workload import Arrival
@@ -68,36 +68,6 @@ class Result:
     policy: Reserving
     figures: Figures
     charges: Sequence[Sequence[Charge]]
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What all policies have in common: the limit of each tenant and model."""
-
-    arrivals: Sequence[Arrival]
-    units_per_minute: int
-    burst_seconds: float
-    model: Model
-
-    @property
-    def run_ms(self) -> int:
-        """From the first request to the last, at least a millisecond."""
-        return max(1, round((self.arrivals[-1].at - self.arrivals[0].at) * 1000))
-
-    @property
-    def limits(self) -> int:
-        """How many tenants and models have one."""
-        return len({(arrival.tenant, arrival.model) for arrival in self.arrivals})
-
-    @property
-    def limit(self) -> Limit:
-        """The limit, as reserved from."""
-        return Limit(
-            Scope.TENANT_MODEL,
-            Measure.UNITS,
-            self.units_per_minute,
-            burst=self.burst_seconds,
-        )
 
 
 class _Kind(IntEnum):

@@ -11,7 +11,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tollhouse.cli.simulation import Reserving, Result, Setting
+from tollhouse.cli.simulation import Reserving, Result
+from tollhouse.core.setting import Setting
 from tollhouse.core.trial import WINDOW_MS, Charge, windows
 
 # Okabe and Ito's palette: told apart with any colour vision, and in grey.

@@ -10,9 +10,10 @@ import pytest
 import redis
 
 from tollhouse.cli.__main__ import main
-from tollhouse.cli.simulation import Reserving, Setting, simulate
+from tollhouse.cli.simulation import Reserving, simulate
 from tollhouse.core.buckets import GRAINS, correct, drain
-from tollhouse.core.catalog import Model, Operation, Provider, Weights
+from tollhouse.core.catalog import Weights
+from tollhouse.core.setting import Setting, simulated_model
 from tollhouse.core.workload import Synthetic
 
 WEIGHTS = Weights(input=1, output=5)
@@ -95,7 +96,7 @@ def test_charges_are_those_of_the_scripts(redis_url, policy):
     arrivals = Synthetic().draw(
         random.Random(1), units=200_000, minutes=1, weights=WEIGHTS
     )
-    setting = Setting(arrivals, 150_000, 10.0, model())
+    setting = Setting(arrivals, 150_000, 10.0, simulated_model(WEIGHTS, 8192))
     seen: dict[int, int] = {}
 
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
@@ -256,19 +257,3 @@ def write(folder, lines):
     path = folder / "trace.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     return str(path)
-
-
-def model():
-    return Model(
-        name="m",
-        cluster="c",
-        provider=Provider.OPENAI,
-        operations=frozenset({Operation.CHAT}),
-        context=100_000,
-        default_output_tokens=512,
-        max_output_tokens=8192,
-        weights=WEIGHTS,
-        bytes_per_token=4.0,
-        inject_default=False,
-        created=0,
-    )
