@@ -79,7 +79,7 @@ def _midnight(year: int, month: int, day: int, place: ZoneInfo) -> int:
 
 @lru_cache(maxsize=1024)
 def forgotten_ms(measure: Measure, number: int) -> int:
-    """When nothing counts in a period any more: `KEPT` after its end."""
+    """When nothing counts in a period any more: `KEPT` after 31 days of a month."""
     day = number if measure.is_daily else number * 100 + 1
     first = datetime(day // 10_000, day // 100 % 100, day % 100, tzinfo=UTC)
     length = timedelta(days=1 if measure.is_daily else 31)

@@ -6,6 +6,7 @@ import pytest
 
 from tests.unit.core.test_usage import FACTS
 from tollhouse.core.exchange import (
+    NOTHING,
     RESTORE_MS,
     Abandoned,
     Beat,
@@ -20,13 +21,15 @@ from tollhouse.core.exchange import (
     advance,
 )
 from tollhouse.core.ids import exchange_id
+from tollhouse.core.room import Costs
 from tollhouse.core.usage import CountSource, TokenUsage, UsageKind
 
 BORN = 1_800_000_000_000
 NOW = BORN + 60_000
 ID = exchange_id(BORN, bytes(10))
 BACKEND, METER, ESTIMATE = CountSource.BACKEND, CountSource.METER, CountSource.ESTIMATE
-OPEN = Reserved(FACTS, 110)
+RESERVED = Costs(110, 170)
+OPEN = Reserved(FACTS, RESERVED)
 
 RESERVE = Reserve(ID, FACTS)
 RELEASE = Release(ID, "acme")
@@ -53,12 +56,13 @@ SETTLEMENT = Settlement(
     ended_ms=BORN + 9000,
     flags="",
 )
+USED = Costs(50, 10 * 3 + 2 * 1 + 8 * 7)
 REAPED = advance(OPEN, REAP, NOW).stored
 EVERY_EVENT = (RESERVE, RELEASE, BEAT, SETTLEMENT, REAP)
 
 
 def test_reserving_charges_the_estimate_and_a_request():
-    assert Outcome(OPEN, units=110, requests=1) == advance(None, RESERVE, NOW)
+    assert Outcome(OPEN, costs=RESERVED, requests=1) == advance(None, RESERVE, NOW)
 
 
 @pytest.mark.parametrize("stored", [OPEN, REAPED, Settled(), Released()])
@@ -70,19 +74,21 @@ def test_releasing_gives_everything_back():
     """Its request, too; and leaves what refuses a late RESERVE."""
     beaten = advance(OPEN, replace(BEAT, usage=TokenUsage(0, 30)), NOW).stored
 
-    assert Outcome(Released(), units=-150, requests=-1) == advance(beaten, RELEASE, NOW)
+    assert Outcome(Released(), costs=Costs(-150, -210), requests=-1) == advance(
+        beaten, RELEASE, NOW
+    )
     assert Outcome(Released()) == advance(None, RELEASE, NOW)
     assert Outcome(Released()) == advance(Released(), RELEASE, NOW)
     assert Outcome(Settled()) == advance(Settled(), RELEASE, NOW)
 
 
 def test_settling_replaces_the_estimate_by_what_was_used():
-    """(12 - 2) x 1 + 2 x 0 + 8 x 5 = 50 units of 110 reserved."""
+    """(12 - 2) x 1 + 2 x 0 + 8 x 5 = 50 units of 110 reserved; 88 of money of 170."""
     outcome = advance(OPEN, SETTLEMENT, NOW)
 
-    assert (Settled(), 50 - 110, 0) == (
+    assert (Settled(), USED - RESERVED, 0) == (
         outcome.stored,
-        outcome.units,
+        outcome.costs,
         outcome.requests,
     )
     record = outcome.record
@@ -114,7 +120,7 @@ def test_a_lost_reservation_is_billed_all_the_same(stored):
     """From the ledger's facts; the limits are charged the whole."""
     outcome = advance(stored, SETTLEMENT, NOW)
 
-    assert (Settled(), 50) == (outcome.stored, outcome.units)
+    assert (Settled(), USED) == (outcome.stored, outcome.costs)
     assert advance(OPEN, SETTLEMENT, NOW).record == outcome.record
 
 
@@ -122,11 +128,12 @@ def test_what_ended_long_ago_and_is_lost_is_billed_but_fills_no_limit():
     """A ledger replayed from its start would else refuse its tenants for days."""
     just = replace(SETTLEMENT, ended_ms=BORN + 1)
 
-    for age, units in (RESTORE_MS, 50), (RESTORE_MS + 1, 0):
+    for age, costs in (RESTORE_MS, USED), (RESTORE_MS + 1, NOTHING):
         outcome = advance(None, just, just.ended_ms + age)
-        assert (Settled(), units) == (outcome.stored, outcome.units)
+        assert (Settled(), costs) == (outcome.stored, outcome.costs)
         assert outcome.record is not None
-    assert 50 == advance(Released(), just, just.ended_ms + RESTORE_MS + 1).units
+    released = advance(Released(), just, just.ended_ms + RESTORE_MS + 1)
+    assert USED == released.costs
 
 
 @pytest.mark.parametrize(
@@ -149,24 +156,36 @@ def test_a_beat_charges_what_exceeds_the_reservation():
     first = advance(OPEN, BEAT, NOW)
     second = advance(first.stored, replace(BEAT, usage=TokenUsage(9, 40)), NOW)
 
-    assert (Reserved(FACTS, 110, BEAT), 0) == (first.stored, first.units)
-    assert 9 + 40 * 5 - 110 == second.units
+    assert (Reserved(FACTS, RESERVED, BEAT), NOTHING) == (first.stored, first.costs)
+    assert Costs(9 + 40 * 5, 9 * 3 + 40 * 7) - RESERVED == second.costs
+
+
+def test_units_and_money_are_outgrown_apart():
+    """Cheap tokens of a large weight: the money reserved suffices for longer."""
+    beat = replace(BEAT, usage=TokenUsage(0, 23))
+
+    assert Costs(5, 0) == advance(OPEN, beat, NOW).costs
 
 
 def test_a_late_beat_lowers_nothing():
     """Counts only grow; where they come from is told by the newest."""
     late = replace(BEAT, usage=TokenUsage(11, 1), output_source=ESTIMATE, at_ms=BORN)
-    outcome = advance(Reserved(FACTS, 110, BEAT), late, NOW)
+    outcome = advance(Reserved(FACTS, RESERVED, BEAT), late, NOW)
 
     expected = replace(BEAT, usage=TokenUsage(11, 4))
-    assert Outcome(Reserved(FACTS, 110, expected)) == outcome
+    assert (Reserved(FACTS, RESERVED, expected), NOTHING) == (
+        outcome.stored,
+        outcome.costs,
+    )
 
 
 def test_a_beat_opens_what_redis_lost():
     young = replace(BEAT, at_ms=NOW - RESTORE_MS)
     old = replace(BEAT, at_ms=NOW - RESTORE_MS - 1)
 
-    assert Outcome(Reserved(FACTS, 29, young), units=29) == advance(None, young, NOW)
+    costs = Costs(29, 9 * 3 + 4 * 7)
+    outcome = advance(None, young, NOW)
+    assert (Reserved(FACTS, costs, young), costs) == (outcome.stored, outcome.costs)
     assert Outcome(None) == advance(None, old, NOW)
 
 
@@ -189,15 +208,15 @@ def test_reaping_without_a_beat_bills_the_input_estimate():
         record.ended_ms,
     )
     assert None is record.first_token_ms
-    assert (Abandoned(110, record), 0, 0) == (
+    assert (Abandoned(RESERVED, record), NOTHING, 0) == (
         outcome.stored,
-        outcome.units,
+        outcome.costs,
         outcome.requests,
     )
 
 
 def test_reaping_bills_the_last_beat():
-    record = advance(Reserved(FACTS, 110, BEAT), REAP, NOW).record
+    record = advance(Reserved(FACTS, RESERVED, BEAT), REAP, NOW).record
 
     assert record is not None
     assert (TokenUsage(9, 4), BACKEND, METER, BORN + 300, BORN + 5000) == (
@@ -222,7 +241,7 @@ def test_settling_late_corrects_record_and_limits():
     record = outcome.record
 
     assert record is not None
-    assert (Settled(), 50 - 110) == (outcome.stored, outcome.units)
+    assert (Settled(), USED - RESERVED) == (outcome.stored, outcome.costs)
     assert (f"{ID}#adj", ID, UsageKind.ADJUSTMENT, TokenUsage(2, 8, 2, 1), BORN) == (
         record.record_id,
         record.corrects,
@@ -235,7 +254,9 @@ def test_settling_late_corrects_record_and_limits():
 def test_settling_late_with_the_same_counts_needs_no_adjustment():
     same = replace(SETTLEMENT, usage=TokenUsage(10))
 
-    assert Outcome(Settled(), units=10 - 110) == advance(REAPED, same, NOW)
+    outcome = advance(REAPED, same, NOW)
+    assert (Settled(), None) == (outcome.stored, outcome.record)
+    assert Costs(10, 30) - RESERVED == outcome.costs
 
 
 def test_releasing_what_was_reaped_takes_its_record_back():
@@ -243,5 +264,6 @@ def test_releasing_what_was_reaped_takes_its_record_back():
     outcome = advance(REAPED, RELEASE, NOW)
 
     assert outcome.record is not None
-    assert (TokenUsage(-10), -110) == (outcome.record.usage, outcome.units)
+    assert TokenUsage(-10) == outcome.record.usage
+    assert NOTHING - RESERVED == outcome.costs
     assert Settled() == outcome.stored

@@ -5,7 +5,9 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from tollhouse.core.limits import Debit, Measure, Scope
 from tollhouse.core.problems import ProtocolError
 from tollhouse.core.usage import Facts, TokenUsage, decode_facts
 
@@ -19,10 +21,15 @@ FACTS = Facts(
     cluster="tiny",
     provider="triton",
     weights=(1, 0, 5),
+    prices=(3, 1, 7),
     reserved_units=110,
     input_estimate=10,
     output_estimate=20,
-    debits=(60, 6000, 0, 0),
+    debits=(
+        Debit(Scope.KEY, Measure.REQUESTS, 60),
+        Debit(Scope.TENANT, Measure.UNITS_PER_DAY, 20261120),
+        Debit(Scope.MODEL, Measure.CAPACITY, 4),
+    ),
 )
 
 tokens = st.integers(0, 10**6)
@@ -62,9 +69,25 @@ def test_facts_are_compact_json():
 
     assert FACTS == decode_facts(text) == decode_facts(text.decode())
     assert b"\n" not in text
-    assert {"w": [1, 0, 5], "units": 110, "in": 10, "out": 20}.items() <= json.loads(
-        text
-    ).items()
+    assert {
+        "w": [1, 0, 5],
+        "p": [3, 1, 7],
+        "units": 110,
+        "in": 10,
+        "out": 20,
+        "debits": [[1, 1, 60], [2, 4, 20261120], [4, 8, 4]],
+    }.items() <= json.loads(text).items()
+
+
+def test_facts_end_in_their_debits():
+    """RESERVE adds them where the others end; what is usual is left out."""
+    bare = replace(FACTS, debits=())
+
+    assert FACTS.encode().startswith(bare.encode()[:-1] + b',"debits":[[')
+    assert bare == decode_facts(bare.encode())
+    assert {"bytes", "framing", "n", "cap", "debits"}.isdisjoint(
+        json.loads(bare.encode())
+    )
 
 
 @pytest.mark.parametrize("text", ["", "{}", b"\xff", '{"tenant":1}', "null"])
