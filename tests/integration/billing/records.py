@@ -12,6 +12,7 @@ import redis
 from tollhouse.adapters.redis.shards import SHARDS, outbox, shard
 from tollhouse.adapters.usage_pb import to_pb_record
 from tollhouse.core.ids import exchange_id
+from tollhouse.core.limits import Debit, Measure, Scope
 from tollhouse.core.usage import Facts
 from tollhouse.pb.tollhouse.usage.v1 import usage_pb2 as usage_pb
 
@@ -74,7 +75,7 @@ class Record:
             reserved_units=100,
             input_estimate=9,
             output_estimate=20,
-            debits=(0, 0, 0, 0),
+            debits=(Debit(Scope.KEY, Measure.UNITS, 1000),),
         )
         entry: dict[str, str | int | bytes] = {
             "id": self.record_id,

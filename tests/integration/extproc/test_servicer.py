@@ -233,12 +233,13 @@ async def test_an_outage_costs_nobody_an_answer_where_the_plan_degrades(
     admitted = (await answered(address)).dynamic_metadata["tollhouse"]
 
     assert admitted["admitted"]
-    limits = entitlement(
+    entitled = entitlement(
         live.catalog,
         Principal("acme", "key", "demo", ()),
         live.catalog.models["tiny-chat"],
-    ).limits
-    assert len(limits) == len(decode_facts(admitted["facts"]).debits)
+    )
+    assert entitled
+    assert len(entitled.limits) == len(decode_facts(admitted["facts"]).debits)
 
 
 async def test_what_shadow_would_refuse_is_admitted_and_told(
@@ -340,7 +341,7 @@ async def test_a_bug_is_an_error_status_never_a_free_ride(server, live, redis):
     """Whatever breaks while a request is judged: not admitted, and reported once."""
 
     class Broken(Limiter):
-        async def reserve(self, reservation):
+        async def reserve(self, reservation, *, budget_seconds=None):
             raise KeyError(reservation.exchange_id)
 
     made, address = server

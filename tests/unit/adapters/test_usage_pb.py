@@ -9,6 +9,7 @@ from tollhouse.adapters.usage_pb import (
     to_pb_row,
 )
 from tollhouse.core.ids import exchange_id
+from tollhouse.core.limits import Debit, Measure, Scope
 from tollhouse.core.problems import ProtocolError
 from tollhouse.core.usage import Facts, TokenUsage, UsageKind
 from tollhouse.core.windows import MS_PER_HOUR, Posting, UsageRow
@@ -31,7 +32,7 @@ FACTS = Facts(
     reserved_units=300,
     input_estimate=40,
     output_estimate=50,
-    debits=(1, 2, 3, 4),
+    debits=(Debit(Scope.KEY, Measure.UNITS, 1000),),
 )
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tollhouse.core.exchange import Beat, Release, Settlement
 from tollhouse.core.ids import exchange_id
 from tollhouse.core.ledger import judge, parse
+from tollhouse.core.limits import Debit, Measure, Scope
 from tollhouse.core.problems import ProtocolError
 from tollhouse.core.usage import CountSource, Facts, TokenUsage, UsageKind
 
@@ -27,7 +28,7 @@ FACTS = Facts(
     reserved_units=100,
     input_estimate=40,
     output_estimate=12,
-    debits=(60, 1000, 60, 1000),
+    debits=(Debit(Scope.KEY, Measure.UNITS, 1000),),
 )
 NOTHING = TokenUsage()
 COUNTED = TokenUsage(
