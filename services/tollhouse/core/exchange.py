@@ -30,6 +30,11 @@ RESTORE_MS = 600_000
 remembered for, so that a replayed ledger never opens it again. One that ended longer
 ago is charged to no limit: a ledger replayed from its start must not fill them."""
 
+LATE_MS = 2000
+"""A ledger line this old was kept back, as while Redis was away; others take some
+hundred ms. What it charges to a bucket time has drained since, by its part: else who
+used its limit meanwhile would be refused for as long again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
@@ -129,12 +134,16 @@ Stored = Reserved | Abandoned | Settled | Released | None
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an event leads to; `costs` and requests are charged, or refunded if < 0."""
+    """What an event leads to; `costs` and requests are charged, or refunded if < 0.
+
+    `late_ms`: how long ago what is charged to buckets was used, if it is told late.
+    """
 
     stored: Stored
     record: UsageRecord | None = None
     costs: Costs = NOTHING
     requests: int = 0
+    late_ms: int = 0
 
 
 def advance(stored: Stored, event: Event, now_ms: int) -> Outcome:
@@ -172,8 +181,14 @@ def _beat(stored: Stored, event: Beat, now_ms: int) -> Outcome:
         event = replace(last if last.at_ms > event.at_ms else event, usage=usage)
     charged = stored.charged.at_least(_used(event))
     return Outcome(
-        Reserved(stored.facts, charged, event), costs=charged - stored.charged
+        Reserved(stored.facts, charged, event),
+        costs=charged - stored.charged,
+        late_ms=_lateness(event.at_ms, now_ms),
     )
+
+
+def _lateness(at_ms: int, now_ms: int) -> int:
+    return now_ms - at_ms if now_ms - at_ms > LATE_MS else 0
 
 
 def _used(event: Beat | Settlement) -> Costs:
@@ -201,8 +216,11 @@ def _settle(stored: Stored, event: Settlement, now_ms: int) -> Outcome:
     if stored is None and now_ms - record.ended_ms > RESTORE_MS:
         costs = NOTHING
     if isinstance(stored, Abandoned):
-        return Outcome(Settled(), _adjustment(stored.record, record), costs)
-    return Outcome(Settled(), record, costs)
+        late_ms = _lateness(stored.record.ended_ms, now_ms)
+        adjustment = _adjustment(stored.record, record)
+        return Outcome(Settled(), adjustment, costs, late_ms=late_ms)
+    late_ms = _lateness(record.ended_ms, now_ms)
+    return Outcome(Settled(), record, costs, late_ms=late_ms)
 
 
 def _adjustment(wrong: UsageRecord, right: UsageRecord) -> UsageRecord | None:

@@ -17,7 +17,7 @@ elseif state == 'R' then
   if ARGV[3] == '' then
     return 3
   end
-  correct(stored, measures, numbers, -1, -units, -money, now)
+  correct(stored, measures, numbers, -1, -units, -money, now, 0)
   share(measures, numbers, ARGV[3], -units, -units)
 end
 drop_lease(measures, ARGV[1])
