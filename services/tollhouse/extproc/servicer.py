@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import grpc
 import structlog
@@ -179,12 +180,17 @@ class ExternalProcessorServicer:
         """Ask again until there is room, something else refuses, or the time is up."""
         clock = asyncio.get_running_loop().time
         until = clock() + command.hold_seconds
+        held = Reserve(
+            replace(command.reservation, is_held=True),
+            command.redis_down,
+            command.hold_seconds,
+        )
         self._held += 1
         try:
             while True:
                 await asyncio.sleep(min(HOLD_STEP_SECONDS, max(0, until - clock())))
-                verdict = await self._reserve(command)
-                if not _may_be_held(verdict, command) or clock() >= until:
+                verdict = await self._reserve(held)
+                if not _may_be_held(verdict, held) or clock() >= until:
                     return verdict
         finally:
             self._held -= 1
