@@ -30,11 +30,6 @@ RESTORE_MS = 600_000
 remembered for, so that a replayed ledger never opens it again. One that ended longer
 ago is charged to no limit: a ledger replayed from its start must not fill them."""
 
-LATE_MS = 2000
-"""A ledger line this old was kept back, as while Redis was away; others take some
-hundred ms. What it charges to a bucket time has drained since, by its part: else who
-used its limit meanwhile would be refused for as long again."""
-
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
@@ -136,7 +131,9 @@ Stored = Reserved | Abandoned | Settled | Released | None
 class Outcome:
     """What an event leads to; `costs` and requests are charged, or refunded if < 0.
 
-    `late_ms`: how long ago what is charged to buckets was used, if it is told late.
+    `late_ms`: how long ago that was used, where nothing was known of the exchange. Of
+    what a bucket is charged time has drained its part since: else who used its limit
+    while Redis was away would be refused for as long again.
     """
 
     stored: Stored
@@ -171,6 +168,7 @@ def _reserve(stored: Stored, event: Reserve) -> Outcome:
 
 
 def _beat(stored: Stored, event: Beat, now_ms: int) -> Outcome:
+    is_new = stored is None
     if stored is None and now_ms - event.at_ms <= RESTORE_MS:
         stored = Reserved(event.facts, NOTHING)
     if not isinstance(stored, Reserved):
@@ -183,12 +181,8 @@ def _beat(stored: Stored, event: Beat, now_ms: int) -> Outcome:
     return Outcome(
         Reserved(stored.facts, charged, event),
         costs=charged - stored.charged,
-        late_ms=_lateness(event.at_ms, now_ms),
+        late_ms=max(0, now_ms - event.at_ms) if is_new else 0,
     )
-
-
-def _lateness(at_ms: int, now_ms: int) -> int:
-    return now_ms - at_ms if now_ms - at_ms > LATE_MS else 0
 
 
 def _used(event: Beat | Settlement) -> Costs:
@@ -216,10 +210,8 @@ def _settle(stored: Stored, event: Settlement, now_ms: int) -> Outcome:
     if stored is None and now_ms - record.ended_ms > RESTORE_MS:
         costs = NOTHING
     if isinstance(stored, Abandoned):
-        late_ms = _lateness(stored.record.ended_ms, now_ms)
-        adjustment = _adjustment(stored.record, record)
-        return Outcome(Settled(), adjustment, costs, late_ms=late_ms)
-    late_ms = _lateness(record.ended_ms, now_ms)
+        return Outcome(Settled(), _adjustment(stored.record, record), costs)
+    late_ms = now_ms - record.ended_ms if stored is None else 0
     return Outcome(Settled(), record, costs, late_ms=late_ms)
 
 

@@ -189,6 +189,18 @@ def test_a_beat_opens_what_redis_lost():
     assert Outcome(None) == advance(None, old, NOW)
 
 
+def test_only_what_redis_never_knew_is_charged_late():
+    """Admitted while it was away; the others were charged when they began."""
+    beaten = Reserved(FACTS, RESERVED, BEAT)
+
+    assert NOW - SETTLEMENT.ended_ms == advance(None, SETTLEMENT, NOW).late_ms
+    assert NOW - BEAT.at_ms == advance(None, BEAT, NOW).late_ms
+    assert 0 == advance(None, replace(BEAT, at_ms=NOW + 9), NOW).late_ms
+    for stored in (OPEN, beaten, REAPED, Released()):
+        for event in (BEAT, SETTLEMENT):
+            assert 0 == advance(stored, event, NOW).late_ms
+
+
 @pytest.mark.parametrize("stored", [REAPED, Released()])
 def test_a_beat_opens_nothing_that_was_closed(stored):
     assert Outcome(stored) == advance(stored, BEAT, NOW)

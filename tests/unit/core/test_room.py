@@ -115,8 +115,8 @@ def test_a_debit_says_what_correcting_needs(limit, parameter):
 def test_granted_tells_the_tightest_bucket_of_all_scopes():
     """But of those in shadow: they keep nobody out."""
     wide = Limit(Scope.GLOBAL, Measure.REQUESTS, 6000)
-    limits = (wide, MINUTE, UNITS, shadow(MINUTE), PLACES)
-    levels = (10 * GRAINS, 40 * GRAINS, 999 * GRAINS, 100 * GRAINS, 1)
+    limits = (wide, MINUTE, UNITS, shadow(MINUTE), PLACES, wide)
+    levels = (10 * GRAINS, 40 * GRAINS, 999 * GRAINS, 100 * GRAINS, 1, 0)
     debits = (debit(MINUTE, NOV_30),)
 
     assert Granted(

@@ -25,7 +25,6 @@ local GRAINS = 60000
 local REQUESTS, CONCURRENT, MONEY, CAPACITY = 1, 3, 6, 8
 local FIRST = 3 -- the keys before those of the limits
 local LONGEST = 2592000000 -- 30 days: what drains no earlier is forgotten
-local LATE = 2000 -- a ledger line this old (ms) was kept back; as core/exchange.py has it
 
 -- Reads all keys of the run that are strings, and what the exchange was charged.
 local function read(limits)
@@ -82,15 +81,10 @@ local function spend(key, spent, forgotten, now)
   end
 end
 
--- How long ago (ms) a ledger line that was kept back was written; 0 for others.
-local function lateness(at, now)
-  return now - at > LATE and now - at or 0
-end
-
 -- Charges (positive) or refunds (negative) buckets and budgets. Buckets are drained up to
--- now first: in the other order an overrun would be forgiven. Of what was used `late` ms
--- ago time has drained its part: else who used its limit while Redis was away would be
--- refused for as long again.
+-- now first: in the other order an overrun would be forgiven. Of what Redis hears of `late`
+-- ms after it was used, time has drained its part: else who used its limit while Redis was
+-- away would be refused for as long again.
 local function correct(stored, measures, numbers, requests, units, money, now, late)
   for index, measure in ipairs(measures) do
     local key, number = FIRST + index, numbers[index]

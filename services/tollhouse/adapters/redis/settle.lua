@@ -32,7 +32,7 @@ redis.call('SET', KEYS[1], 'S', 'PX', ARGV[2])
 if state or now - counts[9] <= tonumber(ARGV[9]) then
   local more = used_units - (units or 0)
   correct(stored, measures, numbers, 0, more, used_money - (money or 0), now,
-    lateness(counts[9], now))
+    state and 0 or now - counts[9])
   share(measures, numbers, ARGV[10], state == 'R' and -units or 0, more)
 end
 drop_lease(measures, id)
