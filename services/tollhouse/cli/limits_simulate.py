@@ -21,7 +21,8 @@ from tollhouse.core.workload import TRACE, Arrival, Synthetic, parse_trace
 
 DEFAULT_LIMIT = 1_000_000
 PLOT_SUFFIXES = (".svg", ".png")
-_LARGEST = 2**40
+_LONGEST_BURST_SECONDS = 3600.0
+_LARGEST = 2_500_000_000  # a limit that the scripts' doubles count exactly
 
 _SHAPE = Synthetic()
 
@@ -77,7 +78,7 @@ def add_parser(
     )
     parser.add_argument(
         "--burst-seconds",
-        type=_positive,
+        type=_burst,
         default=10.0,
         metavar="S",
         help="how much of the limit may be used at once (default: %(default)s)",
@@ -85,8 +86,7 @@ def add_parser(
     parser.add_argument(
         "--policy",
         action="append",
-        type=Reserving,
-        choices=list(Reserving),
+        choices=[policy.value for policy in Reserving],
         metavar="POLICY",
         help="only this one; repeatable (default: all three)",
     )
@@ -145,7 +145,7 @@ def add_parser(
 
 def _run(args: argparse.Namespace) -> None:
     setting = _setting(args)
-    policies = args.policy or list(Reserving)
+    policies = list(dict.fromkeys(map(Reserving, args.policy or Reserving)))
     results = asyncio.run(_simulate(setting, policies))
     if args.plot is not None:
         _plot(args.plot, setting, results)
@@ -273,6 +273,13 @@ def _positive(text: str) -> float:
     if not 0 < number <= _LARGEST:
         raise argparse.ArgumentTypeError(f"`{text}` is not a positive number")
     return number
+
+
+def _burst(text: str) -> float:
+    seconds = _positive(text)
+    if seconds > _LONGEST_BURST_SECONDS:
+        raise argparse.ArgumentTypeError(f"`{text}` is more than 3600")
+    return seconds
 
 
 def _weights(text: str) -> Weights:

@@ -93,7 +93,7 @@ class _Running:
 async def simulate(
     url: str, setting: Setting, policy: Reserving, progress: Progress
 ) -> Result:
-    """Replay the workload under one policy, on an empty Redis."""
+    """Replay the workload under one policy, on a Redis that is emptied for it."""
     redis = await Redis.connect(url, budget_seconds=_BUDGET_SECONDS)
     try:
         await redis.call("FLUSHALL")
@@ -122,6 +122,7 @@ class _Replay:
         self._refresher = Refresher(redis, self._experience)
         self._teacher = Lessons(redis)
         self._lessons: list[Lesson] = []
+        self._is_learning = False
         self._refreshed_ms = 0
         self._queue: list[tuple[int, _Kind, int, Arrival | _Running | None]] = []
         self._numbers = count()
@@ -132,11 +133,14 @@ class _Replay:
         for arrival in arrivals:
             at_ms = round((arrival.at - arrivals[0].at) * 1000)
             self._plan(at_ms, _Kind.ARRIVAL, arrival)
-        self._plan(LEARN_MS, _Kind.LEARN, None)
         came = 0
         while self._queue:
             at_ms, kind, _, subject = heapq.heappop(self._queue)
             await self._redis.call("SET", _CLOCK, _START_MS + at_ms)
+            if kind is not _Kind.LEARN and not self._is_learning:
+                # Only while something happens: a trace may be silent for days.
+                self._is_learning = True
+                self._plan(at_ms + LEARN_MS, _Kind.LEARN, None)
             match subject:
                 case Arrival():
                     await self._arrive(subject, at_ms)
@@ -232,7 +236,8 @@ class _Replay:
         if at_ms - self._refreshed_ms >= REFRESH_MS:
             levels, self._refreshed_ms = self._experience.asked, at_ms
         await self._refresher.refresh(levels)
-        if self._queue:
+        self._is_learning = bool(self._experience.asked)
+        if self._is_learning:
             self._plan(at_ms + LEARN_MS, _Kind.LEARN, None)
 
     def _trial(self, arrival: Arrival) -> Trial:

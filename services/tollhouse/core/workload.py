@@ -19,9 +19,9 @@ at          seconds; from any moment, in any order
 input       tokens of the prompt
 output      tokens really generated
 max_tokens  optional: the client's cap, at least `output`
-seconds     optional: how long it took (else 0.04 + 0.015 for each token of output)
-tenant      optional: whose request; each tenant has the limit once per model
-model       optional: of which model"""
+seconds     optional: how long it took (else 0.04 + 0.015 x output)
+tenant      optional: whose request; each tenant has the limit,
+model       optional: on each model"""
 """Fields of a line of a trace."""
 
 FIRST_TOKEN_SECONDS = 0.04

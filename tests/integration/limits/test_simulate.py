@@ -159,6 +159,20 @@ def test_a_trace_of_several_tenants_and_models(figures, tmp_path):
     } == policies["reserve-max"]
 
 
+def test_a_silent_trace_takes_no_time(figures, tmp_path):
+    """Requests may be years apart, as where a clock was wrong."""
+    request = {"input": 1, "output": 1}
+    lines = [request | {"at": 0}, request | {"at": 1_800_000_000}]
+    shown, policies = figures(
+        *("--trace", write(tmp_path, lines), "--limit", "100000"),
+        *("--policy", "learned", "--policy", "learned"),
+    )
+
+    assert 1_800_000_000 == shown["seconds"]
+    assert 2 == policies["learned"]["admitted"]
+    assert 1 == len(shown["policies"])
+
+
 def test_table(run):
     """Workload and limit in one line, then a line per policy."""
     status, out, err = run(
@@ -239,6 +253,7 @@ def test_what_cannot_be_used(run, tmp_path, content, options, said):
         ("--synthetic", "--limit", "0"),
         ("--synthetic", "--load", "-1"),
         ("--synthetic", "--load", "x"),
+        ("--synthetic", "--burst-seconds", "3601"),
         ("--synthetic", "--policy", "strict"),
         ("--synthetic", "--weights", "1:0"),
         ("--synthetic", "--plot", "a.pdf"),
