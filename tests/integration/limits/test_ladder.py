@@ -24,6 +24,8 @@ from tests.redis_process import running_redis
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.workers import Workers
+from tollhouse.core import room
+from tollhouse.core.buckets import GRAINS
 from tollhouse.core.catalog import RedisDown
 from tollhouse.core.exchange import Release, Settlement
 from tollhouse.core.ids import exchange_id
@@ -327,20 +329,36 @@ async def settle(worker):
 
 
 def settlement(answer):
-    now_ms = time.time_ns() // 1_000_000
     reservation = answer.reservation
+    facts = replace(reservation.facts, debits=answer.verdict.debits)
+    now_ms = time.time_ns() // 1_000_000
+    return end(reservation.exchange_id, facts, now_ms)
+
+
+def end(id_, facts, ended_ms):
     return Settlement(
-        exchange_id=reservation.exchange_id,
-        facts=replace(reservation.facts, debits=answer.verdict.debits),
+        exchange_id=id_,
+        facts=facts,
         kind=UsageKind.FINAL,
         usage=USED,
         input_source=CountSource.BACKEND,
         output_source=CountSource.BACKEND,
-        started_ms=now_ms - 10,
-        first_ms=now_ms - 5,
-        ended_ms=now_ms,
+        started_ms=ended_ms - 10,
+        first_ms=ended_ms - 5,
+        ended_ms=ended_ms,
         flags="",
     )
+
+
+def keys_of(server):
+    with redis_py.Redis.from_url(server.url) as client:
+        return dump(client)
+
+
+def outbox(keys):
+    """The usage records of all shards."""
+    outboxes = [it for name, it in keys.items() if name.endswith(":outbox")]
+    return [entry for entries in outboxes for entry in entries]
 
 
 def assert_settled_once(server, answers):
@@ -348,10 +366,8 @@ def assert_settled_once(server, answers):
     granted = [
         it.reservation.exchange_id for it in answers if isinstance(it.verdict, Granted)
     ]
-    with redis_py.Redis.from_url(server.url) as client:
-        keys = dump(client)
-    outboxes = (entries for name, entries in keys.items() if name.endswith(":outbox"))
-    found = [entry["id"] for entries in outboxes for entry in entries]
+    keys = keys_of(server)
+    found = [entry["id"] for entry in outbox(keys)]
     spent = [int(it) for name, it in keys.items() if ":budget:" in name]
     assert sorted(granted) == sorted(found)
     assert [len(granted) * USED_UNITS] == spent
@@ -431,11 +447,32 @@ async def test_two_workers_admit_the_limit_and_go_on_from_where_it_was(place):
     limit = 20 * (ended - began)
     # In the first moments each worker is still told what Redis said last.
     assert 0.7 * limit < len(admitted) < 1.1 * limit + 4
-    refused = [it.verdict for it in answers if isinstance(it.verdict, Refused)]
+    away = [it.verdict for it in answers if began + 0.3 < it.asked_at < ended - 0.1]
+    refused = [it for it in away if isinstance(it, Refused)]
     assert {TIGHT[1]} == {it.limit for it in refused}
     waits = [it.retry_after_seconds or 0 for it in refused]
     assert 0 < min(waits) <= max(waits) < 1
     assert None not in [it.verdict for it in answers]
+
+
+async def test_who_used_its_limit_meanwhile_is_not_refused_as_long_again(place):
+    """Time has drained what is settled late: a minute of full use, then go on."""
+    rule = Limit(Scope.KEY, Measure.UNITS, 60 * 110, burst=5)
+    async with gateway(place.url) as worker:
+        now_ms = time.time_ns() // 1_000_000
+        late = [late_settlement(rule, now_ms - 1000 * it) for it in range(60)]
+        await worker.limiter.apply([], [], late)
+        verdict = await worker.ladder.reserve(fresh(rule), RedisDown.DENY)
+
+    assert isinstance(verdict, Granted)
+    assert 60 == len(outbox(keys_of(place.server)))
+    assert verdict.levels[0] / GRAINS < 100 + 2 * USED_UNITS
+
+
+def late_settlement(rule, ended_ms):
+    """Admitted by a worker alone, one a second: all that the limit allows."""
+    facts = replace(fresh().facts, debits=(room.debit(rule, ended_ms),))
+    return end(exchange_id(ended_ms - 10, os.urandom(10)), facts, ended_ms)
 
 
 async def test_an_exchange_that_is_over_is_no_failure_of_redis(place):
