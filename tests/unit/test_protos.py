@@ -1,7 +1,7 @@
 """Our subsets of the Envoy API have the wire format of the whole."""
 
 import dataclasses
-import datetime
+import datetime as dt
 import importlib
 import importlib.metadata
 import pkgutil
@@ -61,7 +61,7 @@ FILES = find_files()
 def find_class(descriptor: Descriptor | EnumDescriptor) -> Any:
     """Find envoy-data-plane's class of a message or enum; `A.B` is its `AB`."""
     if descriptor.full_name == "google.protobuf.Duration":
-        return datetime.timedelta  # what betterproto2 makes of it
+        return dt.timedelta  # what betterproto2 makes of it
     package = descriptor.file.package
     module = importlib.import_module(f"envoy_data_plane.{package}")
     name = descriptor.full_name.removeprefix(f"{package}.").replace(".", "")

@@ -60,7 +60,7 @@ class Kind(Enum):
 
     @property
     def grpc_status(self) -> int:
-        """gRPC status code (https://grpc.io/docs/guides/status-codes/)."""
+        """Status code of gRPC (https://grpc.io/docs/guides/status-codes/)."""
         return _GRPC[self.status]
 
 

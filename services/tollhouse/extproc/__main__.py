@@ -64,7 +64,7 @@ async def main(process: Process) -> None:
         live=live,
         experience=experience,
         tokenizers=tokenizers,
-        ladder=Ladder(limiter, workers),
+        ladder=Ladder(limiter, workers, metrics),
         metrics=metrics,
         proof=proof,
     )

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import structlog
 
+from tollhouse.adapters.metrics import Metrics, Rung
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.workers import Workers
 from tollhouse.core.breaker import Breaker, Permit
@@ -39,15 +40,17 @@ class Ladder:
         self,
         limiter: Limiter,
         workers: Workers,
+        metrics: Metrics,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limiter = limiter
         self._workers = workers
+        self._metrics = metrics
         self._clock = clock
         self._local = LocalLimits()
         # One each: what is too slow for one budget may be in time for the other.
-        self._rungs = {it: _Rung(it) for it in RedisDown}
+        self._plans = {it: _Plans(it) for it in RedisDown}
 
     async def reserve(
         self, reservation: Reservation, redis_down: RedisDown
@@ -57,23 +60,24 @@ class Ladder:
         Raises Unavailable when only the shared limits may judge and can't, and, not
         transient, when the exchange is over already. The caller refuses then.
         """
-        rung = self._rungs[redis_down]
-        permit = rung.breaker.ask(self._clock())
+        plans = self._plans[redis_down]
+        permit = plans.breaker.ask(self._clock())
         if permit is None:
-            return self._without(reservation, rung, Unavailable("Redis is left alone"))
+            return self._without(reservation, plans, Unavailable("Redis is left alone"))
         try:
             verdict = await self._limiter.reserve(
                 reservation, budget_seconds=BUDGET_SECONDS[redis_down]
             )
         except Unavailable as error:
             if not error.transient:
-                rung.succeeded(permit, self._clock())
+                plans.succeeded(permit, self._clock())
                 raise
             if not error.ours:
-                rung.failed(permit, self._clock(), error)
-            return self._without(reservation, rung, error)
-        rung.succeeded(permit, self._clock())
+                plans.failed(permit, self._clock(), error)
+            return self._without(reservation, plans, error)
+        plans.succeeded(permit, self._clock())
         self._local.remember(reservation, verdict, self._now_ms())
+        self._judged(reservation, Rung.SHARED)
         return verdict
 
     async def release(self, reservation: Reservation) -> None:
@@ -82,27 +86,33 @@ class Ladder:
         Does nothing while Redis is left alone, and may raise Unavailable: the ledger's
         end line, which has no `admitted`, releases it then.
         """
-        if not any(rung.breaker.is_open for rung in self._rungs.values()):
+        if not any(plans.breaker.is_open for plans in self._plans.values()):
             await self._limiter.release(reservation)
 
     def _without(
-        self, reservation: Reservation, rung: "_Rung", error: Unavailable
+        self, reservation: Reservation, plans: "_Plans", error: Unavailable
     ) -> Granted | Refused:
-        if rung.redis_down is RedisDown.DENY:
-            rung.denied += 1
+        if plans.redis_down is RedisDown.DENY:
+            plans.denied += 1
+            self._judged(reservation, Rung.DENIED)
             raise error
+        self._judged(reservation, Rung.LOCAL)
         verdict = self._local.reserve(reservation, self._workers.share, self._now_ms())
         if isinstance(verdict, Granted):
-            rung.granted += 1
+            plans.granted += 1
         else:
-            rung.refused += 1
+            plans.refused += 1
         return verdict
+
+    def _judged(self, reservation: Reservation, by: Rung) -> None:
+        facts = reservation.facts
+        self._metrics.judged(by, facts.served_model, facts.plan)
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
 
 
-class _Rung:
+class _Plans:
     """Where the plans of one kind stand, and what they were told without Redis."""
 
     def __init__(self, redis_down: RedisDown) -> None:

@@ -7,6 +7,7 @@ is an immediate response or an error status.
 """
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import AsyncIterator
@@ -172,9 +173,8 @@ class ExternalProcessorServicer:
     async def _reserve(self, command: Reserve) -> Verdict:
         try:
             return await self._ladder.reserve(command.reservation, command.redis_down)
-        except Unavailable as error:
-            _log.warning("reservation.failed", reason=str(error))
-            return None
+        except Unavailable:
+            return None  # the ladder says so once, not for each request
 
     async def _hold(self, command: Reserve) -> Verdict:
         """Ask again until there is room, something else refuses, or the time is up."""
@@ -219,11 +219,9 @@ class ExternalProcessorServicer:
         task.add_done_callback(self._releases.discard)
 
     async def _release(self, reservation: Reservation) -> None:
-        try:
+        # Else the ledger's end line, which has no `admitted`, releases it later.
+        with contextlib.suppress(Unavailable):
             await self._ladder.release(reservation)
-        except Unavailable:
-            # The ledger's end line, which has no `admitted`, releases it later.
-            _log.warning("release.postponed", exchange_id=reservation.exchange_id)
 
 
 def _may_be_held(verdict: Verdict, command: Reserve) -> bool:

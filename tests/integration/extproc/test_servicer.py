@@ -73,7 +73,7 @@ def servicer_of(live, limiter, redis):
         live=live,
         experience=Experience(),
         tokenizers=Tokenizers(),
-        ladder=Ladder(limiter, Workers(redis, "w")),
+        ladder=Ladder(limiter, Workers(redis, "w"), Metrics()),
         metrics=Metrics(),
         proof=PROOF,
     )

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from tests.integration.limits.keys import dump
 from tests.redis_process import running_redis
+from tollhouse.adapters.metrics import Metrics
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.workers import Workers
@@ -97,7 +98,7 @@ class Gateway:
         self.redis = redis
         self.limiter = Limiter(redis)
         self.workers = Workers(redis, name)
-        self.ladder = Ladder(self.limiter, self.workers)
+        self.ladder = Ladder(self.limiter, self.workers, Metrics())
         self.answers: list[Answer] = []
         self._clients: list[asyncio.Task[None]] = []
         self._is_open = True
@@ -308,8 +309,8 @@ async def test_requests_are_answered_in_every_trouble(place, trouble, free_port)
 
 async def returned(worker):
     """When the shared limits judge all plans again."""
-    rungs = worker.ladder._rungs.values()
-    await until(lambda: not any(it.breaker.is_open for it in rungs), RETURN_SECONDS)
+    plans = worker.ladder._plans.values()
+    await until(lambda: not any(it.breaker.is_open for it in plans), RETURN_SECONDS)
     return time.monotonic()
 
 
