@@ -272,12 +272,14 @@ async def test_reaps_nothing_while_it_reads_a_backlog(redis, ledger):
     """A reader that was stopped may hold the very end it is about to reap."""
     backlog = [line(new_id(number)) for number in range(4000)]
     last = new_id(5000)
+    # Ready made: the lease must not end before the lines are there.
+    lines = b"".join([*backlog, line(last)])
 
     async with reaping(redis, ledger):
         await asyncio.sleep(0.2)  # it has read all there is
-        await reserve(Limiter(redis, lease_seconds=0.05), last)
-        append(ledger, *backlog, line(last))
-        await within(SOON, lambda: settled(redis, len(backlog) + 1))
+        await reserve(Limiter(redis, lease_seconds=0.15), last)
+        append(ledger, lines)
+        await within(4 * SOON, lambda: settled(redis, len(backlog) + 1))
 
     ((_, fields),) = await redis.call("XREVRANGE", OUTBOX, "+", "-", "COUNT", 1)
     record = dict(zip(fields[::2], fields[1::2], strict=True))
