@@ -83,8 +83,7 @@ class Debit(msgspec.Struct, frozen=True, array_like=True):
     parameter: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(msgspec.Struct, frozen=True, cache_hash=True):
     """One limit of one exchange.
 
     `value` as configured: per minute, at once, units or `MONEY` per period. `burst`:

@@ -10,6 +10,7 @@ that its level is what enforcing it would give.
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tollhouse.core import buckets
 from tollhouse.core.buckets import GRAINS, Bucket
@@ -153,14 +154,32 @@ def _quotas(
     limits: Sequence[Limit], levels: Sequence[int | None]
 ) -> tuple[Quota | None, Quota | None]:
     """The requests and the units bucket with the least left, but those in shadow."""
-    least: dict[Measure, tuple[int, Bucket, int]] = {}
-    for limit, level in zip(limits, levels, strict=True):
-        if limit.shadow or level is None or not limit.measure.is_bucket:
-            continue
-        bucket = Bucket.of(limit)
-        left = (bucket.capacity - level) // GRAINS
-        if limit.measure not in least or left < least[limit.measure][0]:
-            least[limit.measure] = left, bucket, level
-    told = (least.get(measure) for measure in (Measure.REQUESTS, Measure.UNITS))
-    requests, units = (it and buckets.quota(it[1], it[2]) for it in told)
-    return requests, units
+    requests, units = _told(tuple(limits))
+    return _tightest(requests, levels), _tightest(units, levels)
+
+
+_Told = tuple[tuple[int, Bucket], ...]
+"""Buckets of one measure with their places among the limits."""
+
+
+@lru_cache(maxsize=8192)
+def _told(limits: tuple[Limit, ...]) -> tuple[_Told, _Told]:
+    def of(measure: Measure) -> _Told:
+        return tuple(
+            (index, Bucket.of(limit))
+            for index, limit in enumerate(limits)
+            if limit.measure is measure and not limit.shadow
+        )
+
+    return of(Measure.REQUESTS), of(Measure.UNITS)
+
+
+def _tightest(told: _Told, levels: Sequence[int | None]) -> Quota | None:
+    least: tuple[int, Bucket, int] | None = None
+    for index, bucket in told:
+        level = levels[index]
+        if level is not None:
+            left = bucket.capacity - level
+            if least is None or left < least[0]:
+                least = left, bucket, level
+    return None if least is None else buckets.quota(least[1], least[2])
