@@ -12,7 +12,7 @@ import msgspec
 
 from tollhouse.adapters.configuration import ConfigurationError, load
 from tollhouse.adapters.redis.keyring import Keyring, KeyringError
-from tollhouse.adapters.redis.levels import Level, Levels, Place
+from tollhouse.adapters.redis.levels import Levels, Place, Taken
 from tollhouse.adapters.redis.records import ACTIVE, ApiKey, Tenant
 from tollhouse.cli import keyring, places
 from tollhouse.cli.unusable import UnusableError
@@ -56,7 +56,7 @@ class _Row:
 
     limit: Limit
     place: Place
-    level: Level
+    taken: Taken
     standing: Standing
 
 
@@ -99,8 +99,8 @@ def _show(args: argparse.Namespace) -> None:
         found = dict(_limits(catalog, tenant, keys, models, now_ms))
         read = levels.read(list(found), now_ms)
     rows = [
-        _Row(limit, place, level, standing(limit, level.level, now_ms))
-        for (place, limit), level in zip(found.items(), read, strict=True)
+        _Row(limit, place, taken, standing(limit, taken.level, now_ms))
+        for (place, limit), taken in zip(found.items(), read, strict=True)
     ]
     rows.sort(key=lambda row: row.limit.scope)
     if args.json:
@@ -212,8 +212,8 @@ def _numbers(row: _Row) -> tuple[str, ...]:
         _amount(limit, limit.value),
         _amount(limit, seen.used),
         _amount(limit, seen.remaining),
-        _amount(limit, row.level.reserved),
-        f"{row.level.in_flight:,}",
+        _amount(limit, row.taken.reserved),
+        f"{row.taken.in_flight:,}",
         "-" if resets_in is None else _duration(resets_in),
     )
 
@@ -247,8 +247,8 @@ def _to_json(row: _Row) -> dict[str, object]:
         "value": _plain(limit, limit.value),
         "used": _plain(limit, seen.used),
         "remaining": _plain(limit, seen.remaining),
-        "reserved": _plain(limit, row.level.reserved),
-        "in_flight": row.level.in_flight,
+        "reserved": _plain(limit, row.taken.reserved),
+        "in_flight": row.taken.in_flight,
         "resets_in_seconds": seen.resets_in_seconds,
     }
 

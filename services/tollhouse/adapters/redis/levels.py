@@ -11,15 +11,15 @@ from typing import Any
 
 from tollhouse.adapters.redis import shards
 from tollhouse.adapters.redis.blocking import open_blocking, translated
+from tollhouse.adapters.redis.stored import Stored
 from tollhouse.core import buckets
 from tollhouse.core.limits import Debit, Measure
-from tollhouse.core.usage import decode_facts
 
 _AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class Taken:
     """What is taken of one limit, as `core.room` has levels.
 
     `in_flight`: open exchanges charged to it; `reserved`: what they were charged so
@@ -78,7 +78,7 @@ class Levels:
             seconds, microseconds = self._redis.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
 
-    def read(self, places: Sequence[Place], now_ms: int) -> list[Level]:
+    def read(self, places: Sequence[Place], now_ms: int) -> list[Taken]:
         """Read the level of each place, in order."""
         with translated():
             slots = sorted({place.slot for place in places})
@@ -106,20 +106,19 @@ class Levels:
 
 
 def _add(sums: dict[str, _Open], slot: int, text: str | None) -> None:
-    """Add an exchange as exchange.lua keeps it, if it is open still."""
-    if text is None or not text.startswith("R "):
+    """Add an exchange, if it is open still."""
+    stored = None if text is None else Stored.parse(text)
+    if stored is None or stored.facts is None or stored.state != "R":
         return
-    head, _, facts_text = text.split("\n", 2)
-    _, units, money = head.split()
-    facts = decode_facts(facts_text)
+    facts = stored.facts
     for debit in facts.debits:
         place = Place(debit, facts.tenant, facts.key_id, facts.served_model)
         if place.slot != slot:
             continue
         found = sums[place.key]
         found.exchanges += 1
-        found.units += int(units)
-        found.money += int(money)
+        found.units += stored.units
+        found.money += stored.money
 
 
 def _ask(pipe: Any, place: Place, now_ms: int) -> None:
@@ -132,7 +131,7 @@ def _ask(pipe: Any, place: Place, now_ms: int) -> None:
             pipe.get(place.key)
 
 
-def _level(place: Place, reply: str | int | None, opened: _Open, now_ms: int) -> Level:
+def _level(place: Place, reply: str | int | None, opened: _Open, now_ms: int) -> Taken:
     measure = place.debit.measure
     numbers = list(map(int, str(reply or 0).split()))
     level = numbers[0]
@@ -143,4 +142,4 @@ def _level(place: Place, reply: str | int | None, opened: _Open, now_ms: int) ->
             reserved = opened.exchanges
         case _:
             reserved = opened.money if measure.is_money else opened.units
-    return Level(level, reserved, opened.exchanges)
+    return Taken(level, reserved, opened.exchanges)

@@ -18,6 +18,7 @@ from tollhouse.adapters.redis.steps import (
     sides,
     slots,
 )
+from tollhouse.adapters.redis.stored import Stored
 from tollhouse.core import room
 from tollhouse.core.exchange import Beat, Release, Settlement, nothing_used
 from tollhouse.core.ids import created_ms
@@ -248,7 +249,7 @@ class Limiter:
             for place, stored in zip(held, await self._stored(held), strict=True):
                 if stored is None or stored.facts is None:
                     continue  # Over since; whoever ended it did what there was to do.
-                if stored.state == b"R":
+                if stored.state == "R":
                     places.append(place)
                     known.append(stored.facts)
                 else:
@@ -277,10 +278,10 @@ class Limiter:
     async def _run(self, runs: Sequence[Run]) -> list[Reply]:
         return await run_all(self._redis, runs, budget_seconds=BATCH_SECONDS)
 
-    async def _stored(self, places: Sequence[Place]) -> list["_Stored | None"]:
+    async def _stored(self, places: Sequence[Place]) -> list[Stored | None]:
         keys = [shards.exchange(slot, exchange_id) for slot, exchange_id in places]
         texts = await self._many([("GET", key) for key in keys])
-        return [None if text is None else _Stored.parse(text) for text in texts]
+        return [None if text is None else Stored.parse(text) for text in texts]
 
     async def _many(self, commands: Sequence[Sequence[Argument]]) -> list[Reply]:
         replies = await self._redis.call_many(commands, budget_seconds=BATCH_SECONDS)
@@ -340,22 +341,3 @@ class _Answer:
         binding, wait_ms, *levels = rest
         wait = math.inf if wait_ms < 0 else wait_ms
         return cls(side, levels, binding=binding - 1, wait_ms=wait)
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """An exchange as exchange.lua keeps it; 0 where no counts are known yet."""
-
-    state: bytes
-    facts: Facts | None
-    started_ms: int
-    ended_ms: int
-
-    @classmethod
-    def parse(cls, text: bytes) -> "_Stored":
-        head, _, rest = text.partition(b"\n")
-        if not rest:
-            return cls(head, None, 0, 0)
-        counts, _, facts = rest.partition(b"\n")
-        *_, started, _, ended = map(int, counts.split() or (0, 0, 0))
-        return cls(head[:1], decode_facts(facts), started, ended)
