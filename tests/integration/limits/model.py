@@ -339,10 +339,13 @@ class Model:
                     facts, debits=(*facts.debits, *slot.debits(stored.facts))
                 )
             charged = {(it.scope, it.measure) for it in facts.debits}
-            for n, debit in zip(mine, debits, strict=True):
-                levels[n] = slot.level(debit, facts)
-                if (debit.scope, debit.measure) not in charged:
+            for n, debit, level in zip(mine, debits, before, strict=True):
+                is_charged = (debit.scope, debit.measure) in charged
+                if not is_charged:
                     shadowed.append(n)
+                # By what it takes: the lease of a lost one may still count.
+                cost = Costs.of(facts).of_measure(debit.measure)
+                levels[n] = level + cost * (is_charged and stored is None)
         told = [level or 0 for level in levels]
         return room.granted(limits, told, facts.debits, shadowed)
 
