@@ -1,6 +1,7 @@
-"""Credentials by digest, as authz looks them up; `keyring` writes what is read here."""
+"""Credentials by digest, as authz looks them up; `records` says what is read here."""
 
 from tollhouse.adapters.redis.client import Redis, RedisReplyError, Reply
+from tollhouse.adapters.redis.records import ACTIVE, key_entry, tenant_entry
 from tollhouse.core.entitlement import combined
 from tollhouse.core.identity import Credential, Principal, parse_scopes
 from tollhouse.core.problems import ProtocolError, Unavailable
@@ -30,7 +31,7 @@ class Credentials:
         and decides nothing. Raises Unavailable when Redis does not answer,
         ProtocolError for a record that can't be read.
         """
-        commands: list[tuple[str, ...]] = [("HMGET", f"th:key:{digest}", *_KEY_FIELDS)]
+        commands: list[tuple[str, ...]] = [("HMGET", key_entry(digest), *_KEY_FIELDS)]
         if tenant is not None:
             commands.append(_read_tenant(tenant))
         key, *owners = await self._read(commands)
@@ -52,7 +53,7 @@ class Credentials:
                     combined(limits, tenant_limits),
                 ),
                 expires_at=float(expires_at) if expires_at else None,
-                is_suspended=state != "active",
+                is_suspended=state != ACTIVE,
             )
         except (ValueError, ProtocolError) as error:
             raise ProtocolError(f"key {key_id} can't be read: {error}") from error
@@ -63,7 +64,7 @@ class Credentials:
 
 
 def _read_tenant(tenant: str) -> tuple[str, ...]:
-    return ("HMGET", f"th:tenant:{tenant}", *_TENANT_FIELDS)
+    return ("HMGET", tenant_entry(tenant), *_TENANT_FIELDS)
 
 
 def _texts(reply: Reply | RedisReplyError) -> list[str]:

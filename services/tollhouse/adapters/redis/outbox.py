@@ -18,7 +18,7 @@ from tollhouse.adapters.redis.client import (
     Script,
     run_all,
 )
-from tollhouse.adapters.redis.shards import outbox
+from tollhouse.adapters.redis.shards import outbox, tag
 from tollhouse.core.problems import Unavailable
 
 GROUP = "relay"
@@ -157,7 +157,7 @@ class Outbox:
 
 
 def _parked(shard: int) -> str:
-    return f"{{s{shard}}}:parked"
+    return f"{tag(shard)}:parked"
 
 
 def _is_group_missing(reply: object) -> bool:

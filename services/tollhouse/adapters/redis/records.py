@@ -20,7 +20,6 @@ from tollhouse.core.entitlement import AS_PLANNED, Override, Overrides, decode_o
 
 TENANTS: Final = "th:tenants"
 ACTIVE: Final = "active"
-SUSPENDED: Final = "suspended"
 NONE: Final = Overrides()
 
 
