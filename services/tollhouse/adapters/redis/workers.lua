@@ -3,8 +3,7 @@
 -- KEYS: workers (sorted set: worker -> its last sign of life, Redis time in ms)
 -- ARGV: this worker, for how long one sign counts (ms)
 -- Reply: the workers alive, this one among them
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = clock()
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now - ARGV[2]))
 redis.call('ZADD', KEYS[1], string.format('%.0f', now), ARGV[1])
 return redis.call('ZRANGE', KEYS[1], 0, -1)

@@ -36,7 +36,7 @@ class Workers:
         self._redis = redis
         self._name = name
         self._minimum = minimum
-        self._script = Script.load("workers.lua")
+        self._script = Script.load("clock.lua", "workers.lua")
         self._seen: deque[set[bytes]] = deque(maxlen=LOOKS)
         self.share = Share(0, minimum)
 
