@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from tollhouse.core.buckets import GRAINS, Bucket, drain
+from tollhouse.core.buckets import GRAINS, Bucket, drain, wait_ms
 
 WINDOW_MS = 60_000
 
@@ -61,7 +61,7 @@ class Trial:
         """Note a request that would have used `units`."""
         self._drain(at_ms)
         self.refused += 1
-        if self._ideal + units * GRAINS <= self.bucket.capacity:
+        if not wait_ms(self._ideal, units * GRAINS, self.bucket):
             self.falsely_refused += 1
 
     def charge(self, at_ms: int, units: int) -> None:

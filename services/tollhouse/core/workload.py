@@ -134,7 +134,7 @@ class Synthetic:
 
     def _cap(self, chance: Chance) -> int | None:
         point = chance.random()
-        for share, cap in self.caps:
+        for share, cap in self.caps[:-1]:
             point -= share
             if point < 0:
                 return cap
