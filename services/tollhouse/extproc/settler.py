@@ -13,7 +13,7 @@ from typing import TypeVar
 import structlog
 
 from tollhouse.adapters.ledger import LedgerReader
-from tollhouse.adapters.redis.client import Redis
+from tollhouse.adapters.redis.client import Redis, RedisReplyError
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.positions import Positions
 from tollhouse.core.exchange import Beat, Release, Settlement
@@ -91,6 +91,9 @@ class Settler:
                 shards = await self._limiter.reap_expired()
             except Unavailable as error:
                 _log.warning("reap.failed", reason=str(error))
+            except RedisReplyError as error:
+                # Of one exchange; the others that were looked at are done.
+                _log.error("reap.failed", reason=error.code)
             else:
                 self._settled(shards)
 
@@ -113,11 +116,43 @@ class Settler:
                     beats.append(entry)
                 case Settlement():
                     settlements.append(entry)
-        shards = await self._until_available(
-            lambda: self._limiter.apply(releases, beats, settlements)
-        )
-        self._settled(shards)
+        try:
+            await self._apply(releases, beats, settlements)
+        except RedisReplyError as error:
+            _log.error("lines.failed", reason=error.code)
+            # A key somebody broke, of one tenant as a rule: it must not stand in the
+            # way of all the others, so each line is tried alone.
+            for release in releases:
+                await self._apply_alone(release.exchange_id, [release], [], [])
+            for beat in beats:
+                await self._apply_alone(beat.exchange_id, [], [beat], [])
+            for settlement in settlements:
+                await self._apply_alone(settlement.exchange_id, [], [], [settlement])
         self._learn(settlements)
+
+    async def _apply(
+        self,
+        releases: Sequence[Release],
+        beats: Sequence[Beat],
+        settlements: Sequence[Settlement],
+    ) -> None:
+        self._settled(
+            await self._until_available(
+                lambda: self._limiter.apply(releases, beats, settlements)
+            )
+        )
+
+    async def _apply_alone(
+        self,
+        exchange_id: str,
+        releases: Sequence[Release],
+        beats: Sequence[Beat],
+        settlements: Sequence[Settlement],
+    ) -> None:
+        try:
+            await self._apply(releases, beats, settlements)
+        except RedisReplyError as error:
+            _log.error("line.failed", exchange_id=exchange_id, reason=error.code)
 
     async def _until_available(self, step: Callable[[], Awaitable[_T]]) -> _T:
         while True:

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from tests.redis_process import running_redis
 from tollhouse.adapters.ledger import LedgerReader
@@ -55,7 +57,7 @@ def new_id(number):
     return exchange_id(time.time_ns() // 1_000_000, number.to_bytes(10))
 
 
-def line(id_, *, admitted=True, kind="DownstreamEnd"):
+def line(id_, *, admitted=True, kind="DownstreamEnd", facts=FACTS):
     return (
         json.dumps(
             {
@@ -64,7 +66,7 @@ def line(id_, *, admitted=True, kind="DownstreamEnd"):
                 "tenant": TENANT,
                 "key_id": "k",
                 "admitted": admitted or None,
-                "facts": FACTS.encode().decode() if admitted else None,
+                "facts": facts.encode().decode() if admitted else None,
                 "meter": "sse,9,7,1,11,22,0,-,0,0,DF" if admitted else None,
                 "started_at": f"{time.time():.3f}",
                 "duration_ms": 5,
@@ -142,6 +144,40 @@ async def test_settles_releases_and_tells_the_relay(redis, limiter, ledger):
         for _, fields in entries
     ]
     assert {shard(TENANT)} == told
+
+
+@pytest.mark.parametrize("kind", ["DownstreamEnd", "DownstreamPeriodic"])
+async def test_a_broken_key_stands_in_the_way_of_no_other(redis, ledger, kind):
+    """Somebody's string where a limit's leases belong: all is billed all the same."""
+    await redis.call("SET", f"{{s{shard(TENANT)}}}:concurrent:key:k", "rubbish")
+    broken, other = new_id(1), new_id(2)
+    append(ledger, line(broken, kind=kind), line(broken))
+    append(ledger, line(other, facts=replace(FACTS, key_id="other")))
+
+    async def done():
+        return await redis.call("XLEN", OUTBOX) == 2
+
+    with capture_logs() as logs:
+        async with settling(redis, ledger):
+            await within(SOON, done)
+
+    assert "lines.failed" in {it["event"] for it in logs}
+    failed = [it["exchange_id"] for it in logs if it["event"] == "line.failed"]
+    assert other not in failed
+
+
+async def test_a_broken_reservation_is_reaped_with_the_others(redis, limiter):
+    """It can't be read: its lease goes; the others are billed."""
+    broken, other = new_id(1), new_id(2)
+    for id_ in (broken, other):
+        await reserve(limiter, id_)
+    await redis.call("SET", f"{{s{shard(TENANT)}}}:exchange:{broken}", "R 1 1\nx\n{")
+    await redis.call("ZADD", LEASES, "XX", 1, broken, 1, other)
+
+    await limiter.reap_expired()
+
+    assert 0 == await redis.call("ZCARD", LEASES)
+    assert 1 == await redis.call("XLEN", OUTBOX)
 
 
 async def test_a_beat_keeps_the_lease(redis, limiter, ledger):

@@ -280,6 +280,20 @@ async def test_a_level_that_cannot_be_read_hides_no_other(redis, inspector):
     assert [Level("acme", "")] == experience.wishes
 
 
+@pytest.mark.parametrize("summary", ["rubbish", "50 1 2 3", "50 900 900", "\xff"])
+async def test_what_nobody_can_read_says_nothing(redis, inspector, summary):
+    """Somebody's text, or a later release's: the refresher goes on."""
+    inspector.hset(key_of(Level("acme", "m")), "output", summary)
+    await Lessons(redis).teach([taught(tenant="good")] * 50)
+    experience = Experience()
+    experience.output("acme", "m")
+
+    async with refreshing(redis, experience):
+        await within(SOON, lambda: experience.output("acme", "m") is not None)
+
+    assert [] == experience.wishes
+
+
 async def test_a_cap_nobody_uses_up_leaves_room_for_others(redis, limiter):
     """20 at once, max_tokens 200, real output 32, 1,000 units a minute: 18 fit.
 

@@ -143,13 +143,17 @@ class Refresher:
 
 
 def _learned(reply: Reply) -> Learned:
-    output, duration, text, refund = map(_numbers, reply)
-    return Learned(
-        output=_quantiles(*output),
-        duration=_quantiles(*duration),
-        text=Ratio(*text),
-        refund=Ratio(*refund),
-    )
+    """Read a level; what another release or hand wrote otherwise says nothing."""
+    try:
+        output, duration, text, refund = map(_numbers, reply)
+        return Learned(
+            output=_quantiles(*output),
+            duration=_quantiles(*duration),
+            text=Ratio(*text),
+            refund=Ratio(*refund),
+        )
+    except (ValueError, TypeError, IndexError):
+        return Learned()
 
 
 def _numbers(summary: bytes | None) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from tollhouse.core import room
 from tollhouse.core.exchange import Beat, Release, Settlement, nothing_used
 from tollhouse.core.ids import created_ms
 from tollhouse.core.limits import Debit
-from tollhouse.core.problems import Unavailable
+from tollhouse.core.problems import ProtocolError, Unavailable
 from tollhouse.core.reservation import Granted, Refused, Reservation
 from tollhouse.core.usage import Facts, decode_facts
 
@@ -204,15 +204,19 @@ class Limiter:
         """Close these exchanges, unless they are over or their lease was extended."""
         reaping: list[Writing] = []
         lost: list[Run] = []
+        broken: list[tuple[str, str]] = []
         kept = await self._stored(expired)
         for (slot, exchange_id), stored in zip(expired, kept, strict=True):
             if stored is None or stored.facts is None:
                 # Nothing is known but the id: its lease goes, and it never comes back.
                 lost.append(self._steps.release(slot, exchange_id, None, CLOSED_MS))
+                if stored is not None and not stored.state:
+                    broken.append(("DEL", shards.exchange(slot, exchange_id)))
             else:
                 reaping.append(
                     self._steps.reap(slot, exchange_id, stored.facts, stored.ended_ms)
                 )
+        await self._many(broken)
         await self._run(lost)
         return await self._write(reaping)
 
@@ -281,7 +285,7 @@ class Limiter:
     async def _stored(self, places: Sequence[Place]) -> list[Stored | None]:
         keys = [shards.exchange(slot, exchange_id) for slot, exchange_id in places]
         texts = await self._many([("GET", key) for key in keys])
-        return [None if text is None else Stored.parse(text) for text in texts]
+        return [None if text is None else _read(text) for text in texts]
 
     async def _many(self, commands: Sequence[Sequence[Argument]]) -> list[Reply]:
         replies = await self._redis.call_many(commands, budget_seconds=BATCH_SECONDS)
@@ -289,6 +293,13 @@ class Limiter:
             if isinstance(reply, Exception):
                 raise failure(reply)
         return replies
+
+
+def _read(text: bytes) -> Stored:
+    try:
+        return Stored.parse(text)
+    except ProtocolError:  # not ours: as if nothing but its key were there
+        return Stored("")
 
 
 _REPEATED, _GRANTED, _OVER, _STALE = 2, 1, -1, -2

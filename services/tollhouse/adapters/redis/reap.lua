@@ -30,9 +30,9 @@ if hour and of_hour ~= hour then
 end
 
 write('A', units, money, write_counts(counts), facts, ARGV[2])
-drop_lease(measures, id)
-share(measures, numbers, ARGV[7], -units, 0)
-if hour then
+if hour then -- first, as in SETTLE
   record(id, 3, counts, '', facts, ARGV[6])
 end
+drop_lease(measures, id)
+share(measures, numbers, ARGV[7], -units, 0)
 return 1

@@ -28,14 +28,8 @@ if hour and of_hour ~= hour then
   return -of_hour
 end
 
+-- The record first: a limit's key that somebody broke ends the script, and costs no bill.
 redis.call('SET', KEYS[1], 'S', 'PX', ARGV[2])
-if state or now - counts[9] <= tonumber(ARGV[9]) then
-  local more = used_units - (units or 0)
-  correct(stored, measures, numbers, 0, more, used_money - (money or 0), now,
-    state and 0 or now - counts[9])
-  share(measures, numbers, ARGV[10], state == 'R' and -units or 0, more)
-end
-drop_lease(measures, id)
 if hour and not reaped then
   record(id, ARGV[6], counts, ARGV[7], ARGV[3], ARGV[5])
 elseif hour then
@@ -48,4 +42,11 @@ elseif hour then
     record(id .. '#adj', 4, counts, ARGV[7], ARGV[3], ARGV[5], id)
   end
 end
+if state or now - counts[9] <= tonumber(ARGV[9]) then
+  local more = used_units - (units or 0)
+  correct(stored, measures, numbers, 0, more, used_money - (money or 0), now,
+    state and 0 or now - counts[9])
+  share(measures, numbers, ARGV[10], state == 'R' and -units or 0, more)
+end
+drop_lease(measures, id)
 return 1
