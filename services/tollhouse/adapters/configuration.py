@@ -13,7 +13,6 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from tollhouse.adapters.sections import (
-    DEFAULT_BURST_SECONDS,
     FOLDER,
     AllowanceSection,
     EngineSection,
@@ -23,9 +22,9 @@ from tollhouse.adapters.sections import (
     Section,
 )
 from tollhouse.core.catalog import Catalog, Model
-from tollhouse.core.limits import Allowance
+from tollhouse.core.limits import DEFAULT_BURST_SECONDS, MOST, Allowance
 
-LARGEST_BURST = 2**53 // 1000
+LARGEST_BURST = MOST // 1000
 """Of a limit times its burst seconds: Redis' scripts count in doubles, and 60,000
 grains to a unit (core.buckets)."""
 

@@ -24,20 +24,25 @@ from tollhouse.core.catalog import (
     RedisDown,
     Weights,
 )
-from tollhouse.core.limits import MONEY, Allowance
+from tollhouse.core.limits import (
+    DEFAULT_BURST_SECONDS,
+    LONGEST_BURST_SECONDS,
+    MONEY,
+    MOST,
+    MOST_MONEY,
+    Allowance,
+)
 
 FOLDER = "folder"
 """In the validation's context: what relative paths start from."""
 
 # Strict: YAML's `yes` must not become the number 1.
-Count = Annotated[int, Field(ge=1, le=2**53, strict=True)]
+Count = Annotated[int, Field(ge=1, le=MOST, strict=True)]
 Name = Annotated[str, Field(pattern=f"^{MODEL_NAME}$")]
-Burst = Annotated[float, Field(gt=0, le=3600)]
+Burst = Annotated[float, Field(gt=0, le=LONGEST_BURST_SECONDS)]
 # Four places: a price per million tokens is then a whole number of MONEY per token.
-Money = Annotated[Decimal, Field(gt=0, le=900_000, decimal_places=4)]
+Money = Annotated[Decimal, Field(gt=0, le=MOST_MONEY, decimal_places=4)]
 Price = Annotated[Decimal, Field(ge=0, le=10_000, decimal_places=4)]
-
-DEFAULT_BURST_SECONDS = 10.0
 
 
 class Section(BaseModel):

@@ -5,9 +5,7 @@ from collections.abc import Collection, Iterator
 
 from tollhouse.adapters.configuration import places
 from tollhouse.core.catalog import Catalog, Model
-from tollhouse.core.limits import Allowance
-
-_LONGEST_BURST_SECONDS = 3600
+from tollhouse.core.limits import LONGEST_BURST_SECONDS, Allowance
 
 
 def advice(catalog: Catalog) -> Iterator[str]:
@@ -45,7 +43,7 @@ def _too_small(
         return
     needed = math.ceil(one * 60 / per_minute)
     remedy = f"set burst_seconds to {needed} or more"
-    if needed > _LONGEST_BURST_SECONDS:
+    if needed > LONGEST_BURST_SECONDS:
         remedy = f"set {math.ceil(one * 60 / burst):_} or more"
     yield (
         f"{path}.units_per_minute: with burst_seconds {burst:g} it admits {at_once:_} "

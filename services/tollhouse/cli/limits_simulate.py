@@ -16,13 +16,16 @@ from tollhouse.cli.private_redis import private_redis
 from tollhouse.cli.simulation import Reserving, Result, simulate
 from tollhouse.cli.unusable import UnusableError
 from tollhouse.core.catalog import Weights
+from tollhouse.core.limits import (
+    DEFAULT_BURST_SECONDS,
+    LONGEST_BURST_SECONDS,
+    MOST_PER_MINUTE,
+)
 from tollhouse.core.setting import Setting, simulated_model
 from tollhouse.core.workload import TRACE, Arrival, Synthetic, parse_trace
 
 DEFAULT_LIMIT = 1_000_000
 PLOT_SUFFIXES = (".svg", ".png")
-_LONGEST_BURST_SECONDS = 3600.0
-_LARGEST = 2_500_000_000  # a limit that the scripts' doubles count exactly
 
 _SHAPE = Synthetic()
 
@@ -79,7 +82,7 @@ def add_parser(
     parser.add_argument(
         "--burst-seconds",
         type=_burst,
-        default=10.0,
+        default=DEFAULT_BURST_SECONDS,
         metavar="S",
         help="how much of the limit may be used at once (default: %(default)s)",
     )
@@ -260,7 +263,7 @@ def _print(setting: Setting, results: Sequence[Result]) -> None:
 
 
 def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= _LARGEST:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_PER_MINUTE:
         raise argparse.ArgumentTypeError(f"`{text}` is not a whole number from 1")
     return int(text)
 
@@ -270,15 +273,17 @@ def _positive(text: str) -> float:
         number = float(text)
     except ValueError:
         number = 0.0
-    if not 0 < number <= _LARGEST:
+    if not 0 < number <= MOST_PER_MINUTE:
         raise argparse.ArgumentTypeError(f"`{text}` is not a positive number")
     return number
 
 
 def _burst(text: str) -> float:
     seconds = _positive(text)
-    if seconds > _LONGEST_BURST_SECONDS:
-        raise argparse.ArgumentTypeError(f"`{text}` is more than 3600")
+    if seconds > LONGEST_BURST_SECONDS:
+        raise argparse.ArgumentTypeError(
+            f"`{text}` is more than {LONGEST_BURST_SECONDS:g}"
+        )
     return seconds
 
 

@@ -9,18 +9,19 @@ from typing import Final
 import msgspec
 
 from tollhouse.core.entitlement import Amount, Override
-from tollhouse.core.limits import MONEY
+from tollhouse.core.limits import (
+    LONGEST_BURST_SECONDS,
+    MONEY,
+    MOST,
+    MOST_MONEY,
+    MOST_PER_MINUTE,
+)
 
 NONE: Final = "none"
 """No such limit."""
 PLAN: Final = "plan"
 """What the plan says."""
 
-_MOST = 2**53
-# With the longest burst the scripts' doubles still count every grain of it.
-_MOST_PER_MINUTE = 2_500_000_000
-_MOST_MONEY = 900_000
-_LONGEST_BURST_SECONDS = 3600.0
 _COUNT = re.compile(r"[0-9][0-9_]{0,20}")
 _MONEY = re.compile(r"[0-9]{1,6}(\.[0-9]{1,4})?")
 _SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,3})?")
@@ -31,12 +32,12 @@ _Value = Amount | float | bool
 
 def parse_rate(text: str) -> Amount:
     """Read a number of requests or units per minute. Raises ValueError."""
-    return _parse_whole(text, _MOST_PER_MINUTE)
+    return _parse_whole(text, MOST_PER_MINUTE)
 
 
 def parse_count(text: str) -> Amount:
     """Read a number of units or exchanges. Raises ValueError."""
-    return _parse_whole(text, _MOST)
+    return _parse_whole(text, MOST)
 
 
 def _parse_whole(text: str, most: int) -> Amount:
@@ -53,10 +54,10 @@ def parse_money(text: str) -> Amount:
     """Read an amount of the currency into `MONEY`. Raises ValueError."""
     if text in (NONE, PLAN):
         return "unlimited" if text == NONE else None
-    if not _MONEY.fullmatch(text) or not 0 < Decimal(text) <= _MOST_MONEY:
+    if not _MONEY.fullmatch(text) or not 0 < Decimal(text) <= MOST_MONEY:
         raise ValueError(
-            "write an amount such as 12.50, above 0, up to 900000, with 4 decimal "
-            "places at most; none (no such limit) or plan"
+            f"write an amount such as 12.50, above 0, up to {MOST_MONEY}, with 4 "
+            "decimal places at most; none (no such limit) or plan"
         )
     return int(Decimal(text) * MONEY)
 
@@ -65,8 +66,10 @@ def parse_burst(text: str) -> float | None:
     """Read seconds. Raises ValueError."""
     if text == PLAN:
         return None
-    if not _SECONDS.fullmatch(text) or not 0 < float(text) <= _LONGEST_BURST_SECONDS:
-        raise ValueError("write seconds above 0, up to 3600, or plan")
+    if not _SECONDS.fullmatch(text) or not 0 < float(text) <= LONGEST_BURST_SECONDS:
+        raise ValueError(
+            f"write seconds above 0, up to {LONGEST_BURST_SECONDS:g}, or plan"
+        )
     return float(text)
 
 

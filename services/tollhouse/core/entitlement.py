@@ -14,15 +14,23 @@ import msgspec
 
 from tollhouse.core.catalog import Catalog, Model, Policy, RedisDown
 from tollhouse.core.identity import Principal
-from tollhouse.core.limits import Allowance, Limit, Measure, Scope
+from tollhouse.core.limits import (
+    LONGEST_BURST_SECONDS,
+    MOST,
+    Allowance,
+    Limit,
+    Measure,
+    Scope,
+)
 from tollhouse.core.periods import is_zone
 from tollhouse.core.problems import ProtocolError
 
 UTC: Final = "UTC"
 """Time zone of the budgets that all tenants share, and of tenants that name none."""
 
-Amount = Annotated[int, msgspec.Meta(ge=1, le=2**53)] | Literal["unlimited"] | None
+Amount = Annotated[int, msgspec.Meta(ge=1, le=MOST)] | Literal["unlimited"] | None
 """None: the plan's value."""
+_Burst = Annotated[float, msgspec.Meta(gt=0, le=LONGEST_BURST_SECONDS)]
 
 
 class Override(
@@ -45,7 +53,7 @@ class Override(
     units_per_month: Amount = None
     money_per_day: Amount = None
     money_per_month: Amount = None
-    burst_seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] | None = None
+    burst_seconds: _Burst | None = None
     shadow: bool | None = None
 
     def over(self, allowance: Allowance) -> Allowance:

@@ -14,7 +14,15 @@ import msgspec
 
 MONEY = 10**10
 """Money is counted in whole ten-billionths of the currency: a price of 0.0001 per
-million tokens is one of these a token, and 900,000 of the currency are below 2^53."""
+million tokens is one of these a token, and `MOST_MONEY` is below `MOST`."""
+MOST_MONEY = 900_000
+"""Of the currency in one budget."""
+MOST = 2**53
+"""Redis' scripts count in doubles: whole numbers up to this one."""
+MOST_PER_MINUTE = 2_500_000_000
+"""Of a bucket: its grains (core.buckets) stay below `MOST` whatever its burst."""
+DEFAULT_BURST_SECONDS = 10.0
+LONGEST_BURST_SECONDS = 3600.0
 
 
 class Scope(IntEnum):
@@ -95,7 +103,7 @@ class Limit(msgspec.Struct, frozen=True, cache_hash=True):
     scope: Scope
     measure: Measure
     value: int
-    burst: float = 10.0
+    burst: float = DEFAULT_BURST_SECONDS
     zone: str = "UTC"
     weight: int = 1
     shadow: bool = False
@@ -116,7 +124,7 @@ class Allowance:
     units_per_month: int | None = None
     money_per_day: int | None = None
     money_per_month: int | None = None
-    burst_seconds: float = 10.0
+    burst_seconds: float = DEFAULT_BURST_SECONDS
     shadow: bool = False
 
     def limits(self, scope: Scope, zone: str) -> Iterator[Limit]:
