@@ -153,7 +153,11 @@ def refused(
 def _quotas(
     limits: Sequence[Limit], levels: Sequence[int | None]
 ) -> tuple[Quota | None, Quota | None]:
-    """The requests and the units bucket with the least left, but those in shadow."""
+    """The requests and the units bucket with the least left.
+
+    But those in shadow, and those all tenants share: a client would read from every
+    answer what the others do.
+    """
     requests, units = _told(tuple(limits))
     return _tightest(requests, levels), _tightest(units, levels)
 
@@ -168,7 +172,7 @@ def _told(limits: tuple[Limit, ...]) -> tuple[_Told, _Told]:
         return tuple(
             (index, Bucket.of(limit))
             for index, limit in enumerate(limits)
-            if limit.measure is measure and not limit.shadow
+            if limit.measure is measure and not (limit.shadow or limit.scope.is_fleet)
         )
 
     return of(Measure.REQUESTS), of(Measure.UNITS)

@@ -128,6 +128,17 @@ def test_granted_tells_the_tightest_bucket_of_all_scopes():
     ) == granted(limits, levels, debits, [3])
 
 
+def test_what_all_tenants_share_is_told_to_none():
+    """However tight: a client would read from it what the others do."""
+    shared = Limit(Scope.MODEL, Measure.UNITS, 600)
+    limits, levels = (MINUTE, shared, UNITS), (0, 99 * GRAINS, 0)
+    told = granted(limits, levels, (), ())
+
+    assert Quota(6000, 1000, 0.0) == told.units
+    assert told.units == refused(limits, levels, 1, 1000).units
+    assert refused((shared,), (0,), 0, 1000).units is None
+
+
 def test_no_bucket_no_quota():
     assert Granted((), (2, 3), None, None) == granted((PLACES, DAY), (2, 3), (), ())
 
