@@ -19,6 +19,9 @@ MOST_BYTES = 262_144
 """What is counted of a prompt: 60 to 120 ms. Envoy waits for a second."""
 THREADS = 2
 """Long prompts counted at once; more wait."""
+MOST_WAITING = 8
+"""For a turn: half a second. Who comes then is not counted: nothing bounds how many
+long prompts a tenant sends, and Envoy would give up on everybody's."""
 
 
 class Tokenizers:
@@ -27,6 +30,7 @@ class Tokenizers:
     def __init__(self) -> None:
         self._of: dict[str, Tokenizer] = {}
         self._turns = asyncio.Semaphore(THREADS)
+        self._under_way = 0
 
     def load(self, models: Iterable[Model]) -> None:
         """Read the files of these models, when they start or their catalog changes.
@@ -46,18 +50,24 @@ class Tokenizers:
             raise ConfigurationError("\n".join(faults))
         self._of |= read
 
-    async def count(self, model: str, texts: Sequence[str]) -> int:
+    async def count(self, model: str, texts: Sequence[str]) -> int | None:
         """Count the tokens of texts; the template's control tokens are none of them.
 
         Of a prompt that is too long to count in time the rest is taken to be like
-        the beginning.
+        the beginning. None: it is long, and too many long ones are before it.
         """
         tokenizer = self._of[model]
         size = sum(len(text.encode()) for text in texts)
         if size <= INLINE_BYTES:
             return _count(tokenizer, texts)
-        async with self._turns:
-            return await asyncio.to_thread(_count_long, tokenizer, texts, size)
+        if self._under_way >= THREADS + MOST_WAITING:
+            return None
+        self._under_way += 1
+        try:
+            async with self._turns:
+                return await asyncio.to_thread(_count_long, tokenizer, texts, size)
+        finally:
+            self._under_way -= 1
 
 
 def _open(file: Path) -> Tokenizer:

@@ -67,9 +67,9 @@ class RequestBody(msgspec.Struct, frozen=True):
 
 
 class TokensCounted(msgspec.Struct, frozen=True):
-    """What the texts of the prompt come to."""
+    """What the texts of the prompt come to; None: there was no time to count."""
 
-    tokens: int
+    tokens: int | None
 
 
 class ReservationAnswered(msgspec.Struct, frozen=True):
@@ -278,7 +278,7 @@ class Admission:
             limits=entitled.limits,
             typical=Typical(
                 duration_ms=learned.duration_ms(tenant, model.name),
-                refund=round(learned.refund_share(tenant, model.name) * units),
+                refund=round(learned.refund_part(tenant, model.name) * units),
             ),
         )
         self.state = State.RESERVING

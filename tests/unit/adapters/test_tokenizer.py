@@ -8,7 +8,13 @@ import pytest
 from tokenizers import Tokenizer
 
 from tollhouse.adapters.configuration import ConfigurationError
-from tollhouse.adapters.tokenizer import INLINE_BYTES, MOST_BYTES, Tokenizers
+from tollhouse.adapters.tokenizer import (
+    INLINE_BYTES,
+    MOST_BYTES,
+    MOST_WAITING,
+    THREADS,
+    Tokenizers,
+)
 from tollhouse.core.catalog import Model, Operation, Provider, Weights
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -81,6 +87,19 @@ async def test_the_loop_goes_on_while_a_long_text_is_counted(tokenizers):
 
     assert turns > 100
     assert await counting
+
+
+async def test_a_flood_of_long_texts_holds_up_no_other(tokenizers, exact):
+    """Some are counted, the rest is not: Envoy waits for a second in all."""
+    long = (CORPUS * 20)[:100_000]
+    flood = [asyncio.create_task(tokenizers.count("tiny", [long])) for _ in range(100)]
+    await asyncio.sleep(0)
+
+    assert exact("short") == await tokenizers.count("tiny", ["short"])
+    assert await tokenizers.count("tiny", [long]) is None
+    counted = await asyncio.gather(*flood)
+    assert [exact(long)] * (THREADS + MOST_WAITING) == [it for it in counted if it]
+    assert exact(long) == await tokenizers.count("tiny", [long])
 
 
 async def test_a_tokenizer_of_short_sequences_counts_to_the_end(tmp_path, exact):
