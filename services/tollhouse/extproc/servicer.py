@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 
 import grpc
@@ -68,6 +69,8 @@ HOLD_STEP_SECONDS = 0.05
 """How often a held request asks again: a Redis call each."""
 MOST_HELD = 256
 """Requests held at once, per worker; one more is refused at once."""
+MOST_HELD_OF_TENANT = 32
+"""Of these, of one tenant: nobody waits in all the places there are."""
 
 
 class ExternalProcessorServicer:
@@ -92,7 +95,7 @@ class ExternalProcessorServicer:
         self._ladder = ladder
         self._metrics = metrics
         self._proof = proof
-        self._held = 0
+        self._held = Counter[str]()
         self._releases: set[asyncio.Task[None]] = set()
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -124,9 +127,11 @@ class ExternalProcessorServicer:
                 command = await self._counted(admission, admission.receive(event))
                 if isinstance(command, Reserve):
                     verdict = await self._reserve(command)
-                    if self._held < MOST_HELD and _may_be_held(verdict, command):
-                        yield to_pb_hold(command.hold_seconds)
-                        verdict = await self._hold(command)
+                    if _may_be_held(verdict, command):
+                        with self._place(command.reservation.facts.tenant) as is_free:
+                            if is_free:
+                                yield to_pb_hold(command.hold_seconds)
+                                verdict = await self._hold(command)
                     self._count(verdict, command.reservation)
                     command = _told(admission, verdict)
                 yield self._reply(command, id_, is_grpc=is_grpc)
@@ -185,15 +190,26 @@ class ExternalProcessorServicer:
             command.redis_down,
             command.hold_seconds,
         )
-        self._held += 1
+        while True:
+            await asyncio.sleep(min(HOLD_STEP_SECONDS, max(0, until - clock())))
+            verdict = await self._reserve(held)
+            if not _may_be_held(verdict, held) or clock() >= until:
+                return verdict
+
+    @contextlib.contextmanager
+    def _place(self, tenant: str) -> Iterator[bool]:
+        """Take a place among the held until the block ends, if one is free."""
+        held = self._held
+        if held.total() >= MOST_HELD or held[tenant] >= MOST_HELD_OF_TENANT:
+            yield False
+            return
+        held[tenant] += 1
         try:
-            while True:
-                await asyncio.sleep(min(HOLD_STEP_SECONDS, max(0, until - clock())))
-                verdict = await self._reserve(held)
-                if not _may_be_held(verdict, held) or clock() >= until:
-                    return verdict
+            yield True
         finally:
-            self._held -= 1
+            held[tenant] -= 1
+            if not held[tenant]:
+                del held[tenant]
 
     def _count(self, verdict: Verdict, reservation: Reservation) -> None:
         """Tell operators which limits bind."""

@@ -24,7 +24,10 @@ from tollhouse.core.ids import created_ms
 from tollhouse.core.limits import Allowance
 from tollhouse.core.usage import decode_facts
 from tollhouse.extproc.ladder import Ladder
-from tollhouse.extproc.servicer import ExternalProcessorServicer
+from tollhouse.extproc.servicer import (
+    MOST_HELD_OF_TENANT,
+    ExternalProcessorServicer,
+)
 from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from tollhouse.pb.envoy.service.ext_proc.v3 import (
     external_processor_pb2_grpc as ext_proc_grpc,
@@ -34,7 +37,14 @@ PROOF = b"p" * 40
 CHAT = {"model": "tiny-chat", "messages": [{"role": "user", "content": "hi"}]}
 
 
-def headers(path="/v1/chat/completions", method="POST", *, principal=True, ends=False):
+def headers(
+    path="/v1/chat/completions",
+    method="POST",
+    *,
+    principal=True,
+    ends=False,
+    tenant="acme",
+):
     message = ext_proc.ProcessingRequest()
     for name, value in ((":method", method), (":path", path)):
         message.request_headers.headers.headers.add(key=name, raw_value=value.encode())
@@ -42,7 +52,7 @@ def headers(path="/v1/chat/completions", method="POST", *, principal=True, ends=
     if principal:
         metadata = message.metadata_context.filter_metadata
         fields = metadata["envoy.filters.http.ext_authz"].fields
-        fields["tenant"].string_value = "acme"
+        fields["tenant"].string_value = tenant
         fields["key_id"].string_value = "key"
         fields["plan"].string_value = "demo"
         fields["scopes"].string_value = "chat:write models:read"
@@ -275,8 +285,8 @@ class TestASaturatedModel:
         yield address
         await servicer.drain()
 
-    async def ask(self, call):
-        await call.write(headers())
+    async def ask(self, call, tenant="acme"):
+        await call.write(headers(tenant=tenant))
         await call.read()
         await call.write(body())
 
@@ -291,6 +301,25 @@ class TestASaturatedModel:
         assert 600 < hold.override_message_timeout.ToMilliseconds() <= 6000
         error = json.loads(refusal.immediate_response.body)["error"]
         assert {"scope": "model", "measure": "capacity"} == error["limit"]
+
+    async def test_nobody_is_held_in_all_places(self, address):
+        """A tenant has some, however many it asks for; another one finds its own."""
+        await answered(address)
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub: Any = ext_proc_grpc.ExternalProcessorStub(channel)
+
+            async def first_answer(tenant):
+                call = stub.Process()
+                await self.ask(call, tenant)
+                answer = await call.read()
+                held = answer.HasField("override_message_timeout")
+                return held, call  # which would end with the last who knows it
+
+            noisy = await asyncio.gather(*(first_answer("acme") for _ in range(50)))
+            quiet, _call = await first_answer("other")
+
+        assert MOST_HELD_OF_TENANT == sum(held for held, _ in noisy)
+        assert quiet
 
     async def test_admits_when_room_comes_in_time(self, address, limiter):
         """That is what the hold is for."""
