@@ -232,10 +232,10 @@ class _Replay:
         lessons, self._lessons = self._lessons, []
         if lessons:
             await self._teacher.teach(lessons)
-        levels = self._experience.wishes
+        cohorts = self._experience.wishes
         if at_ms - self._refreshed_ms >= REFRESH_MS:
-            levels, self._refreshed_ms = self._experience.asked, at_ms
-        await self._refresher.refresh(levels)
+            cohorts, self._refreshed_ms = self._experience.asked, at_ms
+        await self._refresher.refresh(cohorts)
         self._is_learning = bool(self._experience.asked)
         if self._is_learning:
             self._plan(at_ms + LEARN_MS, _Kind.LEARN, None)

@@ -1,6 +1,6 @@
-"""What recent exchanges were like, per level: tenant × model, tenant, model.
+"""What recent exchanges were like, per cohort: tenant × model, tenant, model.
 
-Many requests ask, one refresher answers, none waits for it: asking for a level that is
+Many requests ask, one refresher answers, none waits for it: asking for a cohort that is
 not known yet notes the wish and goes on without. What was learned once is kept while
 nothing newer comes.
 """
@@ -11,16 +11,21 @@ from typing import NamedTuple
 from tollhouse.core.histogram import MOST_SAMPLES, Quantiles
 
 ENOUGH_SAMPLES = 50
-"""A level with fewer says nothing, the next one is asked: of so many, five are above
+"""A cohort with fewer says nothing, the next one is asked: of so many, five are above
 P90."""
-MOST_LEVELS = 4096
+MOST_COHORTS = 4096
 
 
-class Level(NamedTuple):
+class Cohort(NamedTuple):
     """Whose exchanges: of a tenant on a model; empty: of all tenants, on all models."""
 
     tenant: str
     model: str
+
+
+def cohorts(tenant: str, model: str) -> tuple[Cohort, Cohort, Cohort]:
+    """Find those an exchange belongs to, the narrowest first."""
+    return Cohort(tenant, model), Cohort(tenant, ""), Cohort("", model)
 
 
 class Ratio(NamedTuple):
@@ -39,7 +44,7 @@ class Ratio(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """What one level has learned.
+    """What one cohort has learned.
 
     `output`: tokens of one choice. `duration`: milliseconds from admission to the end.
     `text`: tokens (part) of bytes of prompt text (whole). `refund`: units given back
@@ -56,25 +61,25 @@ _NOTHING = Learned()
 
 
 class Experience:
-    """What is known of the levels somebody asked for, the latest `most` of them."""
+    """What is known of the cohorts somebody asked for, the latest `most` of them."""
 
-    def __init__(self, most: int = MOST_LEVELS) -> None:
+    def __init__(self, most: int = MOST_COHORTS) -> None:
         self._most = most
-        self._known: dict[Level, Learned] = {}
-        self._asked: dict[Level, None] = {}
-        self._wishes: dict[Level, None] = {}
+        self._known: dict[Cohort, Learned] = {}
+        self._asked: dict[Cohort, None] = {}
+        self._wishes: dict[Cohort, None] = {}
 
     def output(self, tenant: str, model: str) -> int | None:
-        """P90 of the tokens of one choice, of the first level that has learned."""
-        for level in (Level(tenant, model), Level(tenant, ""), Level("", model)):
-            output = self._of(level).output
+        """P90 of the tokens of one choice, of the first cohort that has learned."""
+        for cohort in cohorts(tenant, model):
+            output = self._of(cohort).output
             if output.samples >= ENOUGH_SAMPLES:
                 return output.high
         return None
 
     def bytes_per_token(self, model: str) -> float | None:
         """Bytes of prompt text to one token."""
-        text = self._of(Level("", model)).text
+        text = self._of(Cohort("", model)).text
         if text.samples < ENOUGH_SAMPLES or not text.part:
             return None
         return text.whole / text.part
@@ -86,7 +91,7 @@ class Experience:
                 return learned.duration.median
         return 0
 
-    def refund_share(self, tenant: str, model: str) -> float:
+    def refund_part(self, tenant: str, model: str) -> float:
         """Part of the reserved units that comes back; 0: not known."""
         for learned in self._of_tenant_then_model(tenant, model):
             refund = learned.refund
@@ -95,35 +100,35 @@ class Experience:
         return 0.0
 
     @property
-    def wishes(self) -> list[Level]:
+    def wishes(self) -> list[Cohort]:
         """Levels that were asked for and never learned."""
         return list(self._wishes)
 
     @property
-    def asked(self) -> list[Level]:
+    def asked(self) -> list[Cohort]:
         """Levels that were asked for since they were last learned."""
         return list(self._asked)
 
-    def learn(self, levels: Mapping[Level, Learned]) -> None:
-        """Take the latest; the levels nobody has asked for longest make room."""
-        for level, learned in levels.items():
-            self._asked.pop(level, None)
-            self._wishes.pop(level, None)
-            self._known.pop(level, None)
-            self._known[level] = learned
+    def learn(self, learned: Mapping[Cohort, Learned]) -> None:
+        """Take the latest; the cohorts nobody has asked for longest make room."""
+        for cohort, latest in learned.items():
+            self._asked.pop(cohort, None)
+            self._wishes.pop(cohort, None)
+            self._known.pop(cohort, None)
+            self._known[cohort] = latest
         while len(self._known) > self._most:
             del self._known[next(iter(self._known))]
 
     def _of_tenant_then_model(self, tenant: str, model: str) -> Iterator[Learned]:
-        yield self._of(Level(tenant, model))
-        yield self._of(Level("", model))
+        yield self._of(Cohort(tenant, model))
+        yield self._of(Cohort("", model))
 
-    def _of(self, level: Level) -> Learned:
+    def _of(self, cohort: Cohort) -> Learned:
         if len(self._asked) < self._most:
-            self._asked[level] = None
-        learned = self._known.get(level)
+            self._asked[cohort] = None
+        learned = self._known.get(cohort)
         if learned is None:
             if len(self._wishes) < self._most:
-                self._wishes[level] = None
+                self._wishes[cohort] = None
             return _NOTHING
         return learned

@@ -21,7 +21,7 @@ from tollhouse.core.lesson import Lesson, lesson
 from tollhouse.core.problems import Unavailable
 
 WRITE_SECONDS = 2.0
-"""How often lessons are taught: each level that has any costs Redis 0.1 ms."""
+"""How often lessons are taught: each cohort that has any costs Redis 0.1 ms."""
 MOST_WAITING = 10_000
 """Lessons in memory at once, about 3 MB."""
 LESSONS_AT_ONCE = 1000

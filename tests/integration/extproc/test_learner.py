@@ -150,7 +150,7 @@ async def test_a_settled_ledger_teaches(redis, ledger):
 
     assert EDGES[bin_of(32)] == experience.output("acme", "m")
     assert 30 / 7 == experience.bytes_per_token("m")
-    assert (1000 - 171) / 1000 == experience.refund_share("acme", "m")
+    assert (1000 - 171) / 1000 == experience.refund_part("acme", "m")
     points = measured.points()
     assert {("input", 2.0, 50), ("output", 2.0, 50)} == {
         (point.attributes["what"], point.sum / point.count, point.count)

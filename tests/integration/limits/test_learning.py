@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.redis_process import running_redis
+from tollhouse.adapters.redis import shards
 from tollhouse.adapters.redis.client import Redis
-from tollhouse.adapters.redis.experience import KEPT_MS, Lessons, Refresher, key_of
-from tollhouse.adapters.redis.shards import shard
+from tollhouse.adapters.redis.experience import KEPT_MS, Lessons, Refresher
 from tollhouse.core.catalog import Model, Operation, Policy, Provider, Weights
 from tollhouse.core.estimate import estimate
-from tollhouse.core.experience import Experience, Level, Ratio
+from tollhouse.core.experience import Cohort, Experience, Ratio
 from tollhouse.core.histogram import EDGES, Histogram, bin_of
 from tollhouse.core.ids import exchange_id
 from tollhouse.core.lesson import Lesson
@@ -41,7 +41,7 @@ MODEL = Model(
     inject_default=True,
     created=0,
 )
-LEVELS = [Level("acme", "m"), Level("acme", ""), Level("", "m")]
+COHORTS = [Cohort("acme", "m"), Cohort("acme", ""), Cohort("", "m")]
 SOON = 5.0
 
 
@@ -62,7 +62,7 @@ def upper_edge(value):
 
 
 class Reference:
-    """One level as the pure code keeps it."""
+    """One cohort as the pure code keeps it."""
 
     def __init__(self):
         self.output = Histogram()
@@ -110,16 +110,16 @@ def runner():
 
 @pytest.fixture(scope="module")
 def teaching(redis_server, runner):
-    """A function that empties Redis, teaches batch after batch, and reads a level."""
+    """A function that empties Redis, teaches batch after batch, and reads a cohort."""
     redis = runner.run(_connect(redis_server.url))
     inspector = redis_py.Redis.from_url(redis_server.url, decode_responses=True)
     lessons = Lessons(redis)
 
-    def teach(batches, level):
+    def teach(batches, cohort):
         inspector.flushall()
         for batch in batches:
             runner.run(lessons.teach(batch))
-        return inspector.hgetall(key_of(level))
+        return inspector.hgetall(shards.learned(*cohort))
 
     yield teach
     runner.run(redis.close())
@@ -171,15 +171,15 @@ def test_script_and_reference_agree(teaching, batches):
     for batch in batches:
         reference.add(batch)
 
-    for level in LEVELS:
-        assert reference.fields() == teaching(batches, level)
+    for cohort in COHORTS:
+        assert reference.fields() == teaching(batches, cohort)
 
 
 async def test_keys_are_of_the_slots_of_tenant_and_fleet(redis, inspector):
     """The model's is shared by all tenants; none of them holds another's."""
     await Lessons(redis).teach([taught()])
 
-    own = shard("acme")
+    own = shards.shard("acme")
     assert {
         b"{s%d}:learned:acme:m" % own,
         b"{s%d}:learned:acme" % own,
@@ -187,14 +187,14 @@ async def test_keys_are_of_the_slots_of_tenant_and_fleet(redis, inspector):
     } == set(inspector.keys())
 
 
-async def test_a_level_goes_when_nobody_teaches_it(redis, inspector):
+async def test_a_cohort_goes_when_nobody_teaches_it(redis, inspector):
     await Lessons(redis).teach([taught()])
 
-    for level in LEVELS:
-        assert KEPT_MS - 60_000 < inspector.pttl(key_of(level)) <= KEPT_MS
+    for cohort in COHORTS:
+        assert KEPT_MS - 60_000 < inspector.pttl(shards.learned(*cohort)) <= KEPT_MS
 
 
-async def test_a_level_has_a_bound(redis, inspector):
+async def test_a_cohort_has_a_bound(redis, inspector):
     """However different its exchanges are."""
     for start in range(0, 40_000, 1000):
         await Lessons(redis).teach(
@@ -202,7 +202,7 @@ async def test_a_level_has_a_bound(redis, inspector):
             for output in range(start, start + 1000)
         )
 
-    assert inspector.memory_usage(key_of(LEVELS[0])) < 4096
+    assert inspector.memory_usage(shards.learned(*COHORTS[0])) < 4096
 
 
 @contextlib.asynccontextmanager
@@ -223,7 +223,7 @@ async def test_replicas_learn_together(redis_url):
     await Lessons(other).teach([taught()] * 25)
     experience = Experience()
     assert experience.output("acme", "m") is None
-    experience.refund_share("acme", "m")
+    experience.refund_part("acme", "m")
     experience.bytes_per_token("m")
 
     async with refreshing(third, experience):
@@ -232,7 +232,7 @@ async def test_replicas_learn_together(redis_url):
     assert upper_edge(32) == experience.output("acme", "m")
     assert upper_edge(32) == experience.output("new", "m")
     assert upper_edge(900) == experience.duration_ms("acme", "m")
-    assert 0.3 == experience.refund_share("acme", "m")
+    assert 0.3 == experience.refund_part("acme", "m")
     assert 4.5 == experience.bytes_per_token("m")
     for client in (one, other, third):
         await client.close()
@@ -263,13 +263,13 @@ async def test_while_redis_is_away_what_is_known_stays():
         await asyncio.sleep(0.3)
 
     assert upper_edge(32) == experience.output("acme", "m")
-    assert Level("other", "x") in experience.wishes
+    assert Cohort("other", "x") in experience.wishes
     await redis.close()
 
 
-async def test_a_level_that_cannot_be_read_hides_no_other(redis, inspector):
+async def test_a_cohort_that_cannot_be_read_hides_no_other(redis, inspector):
     """Somebody's string where a hash belongs."""
-    inspector.set(key_of(Level("acme", "")), "rubbish")
+    inspector.set(shards.learned("acme", ""), "rubbish")
     await Lessons(redis).teach([taught(tenant="good")] * 50)
     experience = Experience()
     experience.output("acme", "m")
@@ -277,13 +277,13 @@ async def test_a_level_that_cannot_be_read_hides_no_other(redis, inspector):
     async with refreshing(redis, experience):
         await within(SOON, lambda: experience.output("acme", "m") is not None)
 
-    assert [Level("acme", "")] == experience.wishes
+    assert [Cohort("acme", "")] == experience.wishes
 
 
 @pytest.mark.parametrize("summary", ["rubbish", "50 1 2 3", "50 900 900", "\xff"])
 async def test_what_nobody_can_read_says_nothing(redis, inspector, summary):
     """Somebody's text, or a later release's: the refresher goes on."""
-    inspector.hset(key_of(Level("acme", "m")), "output", summary)
+    inspector.hset(shards.learned("acme", "m"), "output", summary)
     await Lessons(redis).teach([taught(tenant="good")] * 50)
     experience = Experience()
     experience.output("acme", "m")
@@ -305,7 +305,7 @@ async def test_a_cap_nobody_uses_up_leaves_room_for_others(redis, limiter):
     for lessons in ([], [taught(32, tenant="other")] * 50):
         await Lessons(redis).teach(lessons)
         experience.output("acme", "m")
-        await Refresher(redis, experience).refresh(LEVELS)
+        await Refresher(redis, experience).refresh(COHORTS)
         reservations = [
             reservation(number, len(lessons), experience) for number in range(20)
         ]

@@ -16,7 +16,7 @@ from tollhouse.core.estimate import (
     Estimate,
     estimate,
 )
-from tollhouse.core.experience import Experience, Learned, Level, Ratio
+from tollhouse.core.experience import Cohort, Experience, Learned, Ratio
 from tollhouse.core.histogram import Histogram, Quantiles, bin_of
 from tollhouse.core.limits import Limit, Measure, Scope
 from tollhouse.core.openai import forwarded, parse
@@ -46,7 +46,7 @@ def chat(content="x" * 40, **fields):
 
 def knowing(**learned):
     experience = Experience()
-    experience.learn({Level("", "m"): Learned(**learned)})
+    experience.learn({Cohort("", "m"): Learned(**learned)})
     return experience
 
 

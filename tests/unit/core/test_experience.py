@@ -1,4 +1,4 @@
-"""Which level answers, and what is remembered of whom."""
+"""Which cohort answers, and what is remembered of whom."""
 
 import pytest
 from hypothesis import given
@@ -6,29 +6,29 @@ from hypothesis import strategies as st
 
 from tollhouse.core.experience import (
     ENOUGH_SAMPLES,
+    Cohort,
     Experience,
     Learned,
-    Level,
     Ratio,
 )
 from tollhouse.core.histogram import MOST_SAMPLES, Quantiles
 
-OWN, TENANT, MODEL = Level("acme", "m"), Level("acme", ""), Level("", "m")
+OWN, TENANT, MODEL = Cohort("acme", "m"), Cohort("acme", ""), Cohort("", "m")
 
 
 def output(high, samples=ENOUGH_SAMPLES):
     return Learned(output=Quantiles(samples, 1, high))
 
 
-def knowing(**levels):
+def knowing(**cohorts):
     experience = Experience()
     names = {"own": OWN, "tenant": TENANT, "model": MODEL}
-    experience.learn({names[name]: learned for name, learned in levels.items()})
+    experience.learn({names[name]: learned for name, learned in cohorts.items()})
     return experience
 
 
 @pytest.mark.parametrize(
-    ("levels", "expected"),
+    ("cohorts", "expected"),
     [
         ({}, None),
         ({"own": output(10), "tenant": output(20), "model": output(30)}, 10),
@@ -37,9 +37,9 @@ def knowing(**levels):
         ({"own": output(10, 49), "model": output(30, 49)}, None),
     ],
 )
-def test_the_first_level_that_has_learned_enough_answers(levels, expected):
+def test_the_first_cohort_that_has_learned_enough_answers(cohorts, expected):
     """Tenant × model, then the tenant, then the model."""
-    assert expected == knowing(**levels).output("acme", "m")
+    assert expected == knowing(**cohorts).output("acme", "m")
 
 
 def test_bytes_per_token_are_the_models():
@@ -54,7 +54,7 @@ def test_few_texts_say_nothing(text):
     assert knowing(model=Learned(text=text)).bytes_per_token("m") is None
 
 
-def test_duration_and_refund_leave_a_level_that_has_not_learned():
+def test_duration_and_refund_leave_a_cohort_that_has_not_learned():
     own = Learned(
         duration=Quantiles(50, 700, 900), refund=Ratio(ENOUGH_SAMPLES, 30, 100)
     )
@@ -63,7 +63,7 @@ def test_duration_and_refund_leave_a_level_that_has_not_learned():
     both, one, none = knowing(own=own, model=model), knowing(model=model), knowing()
 
     assert [700, 800, 0] == [it.duration_ms("acme", "m") for it in (both, one, none)]
-    assert [0.3, 0.5, 0] == [it.refund_share("acme", "m") for it in (both, one, none)]
+    assert [0.3, 0.5, 0] == [it.refund_part("acme", "m") for it in (both, one, none)]
 
 
 def test_asking_for_something_unknown_is_a_wish_until_it_is_learned():
@@ -88,10 +88,10 @@ def test_only_what_was_asked_for_is_read_again():
     assert [] == experience.asked
 
 
-def test_levels_nobody_asks_for_make_room():
+def test_cohorts_nobody_asks_for_make_room():
     experience = Experience(most=2)
     for name in "abc":
-        experience.learn({Level("", name): output(1)})
+        experience.learn({Cohort("", name): output(1)})
 
     assert [None, 1, 1] == [experience.output("", name) for name in "abc"]
 

@@ -1,7 +1,7 @@
 """Experience in Redis: what the replicas learn together, and what each knows of it.
 
 Keys: `{s17}:learned:<tenant>:<model>` and `{s17}:learned:<tenant>` in the tenant's
-shard, `{m0}:learned:<model>` in the fleet's slot; hashes, see learn.lua. A level takes
+shard, `{m0}:learned:<model>` in the fleet's slot; hashes, see learn.lua. A cohort takes
 up to 2 KB, and goes after 30 days in which nobody taught it anything.
 """
 
@@ -18,30 +18,22 @@ from tollhouse.adapters.redis.client import (
     Script,
     run_all,
 )
-from tollhouse.core.experience import Experience, Learned, Level, Ratio
+from tollhouse.core.experience import Cohort, Experience, Learned, Ratio, cohorts
 from tollhouse.core.histogram import EDGES, Quantiles, bin_of
 from tollhouse.core.lesson import Lesson
 from tollhouse.core.problems import Unavailable
 
 KEPT_MS = 30 * 24 * 3_600_000
 LOOK_SECONDS = 0.05
-"""How soon somebody looks whether a level was asked for that nobody knows."""
+"""How soon somebody looks whether a cohort was asked for that nobody knows."""
 REFRESH_SECONDS = 2.0
-"""How old may be what is known of a level that is asked for."""
-LEVELS_AT_ONCE = 256
+"""How old may be what is known of a cohort that is asked for."""
+COHORTS_AT_ONCE = 256
 """Read in one go: 1 ms of a worker's event loop."""
 # Nobody waits for it; a slow Redis must not get more to do.
 _BUDGET_SECONDS = 1.0
 
 _learn = Script.load("learn.lua")
-
-
-def key_of(level: Level) -> str:
-    """Where a level's hash is."""
-    if not level.tenant:
-        return f"{{m0}}:learned:{level.model}"
-    model = f":{level.model}" if level.model else ""
-    return f"{{s{shards.shard(level.tenant)}}}:learned:{level.tenant}{model}"
 
 
 class Lessons:
@@ -51,25 +43,24 @@ class Lessons:
         self._redis = redis
 
     async def teach(self, lessons: Iterable[Lesson]) -> None:
-        """Add lessons to the three levels of each.
+        """Add lessons to the three cohorts of each.
 
         Raises what `Redis.call` raises; then any part of them may have been added,
         and teaching them again does no harm.
         """
-        batches: dict[Level, _Batch] = {}
+        batches: dict[Cohort, _Batch] = {}
         for lesson in lessons:
-            tenant, model = lesson.tenant, lesson.model
-            for level in (Level(tenant, model), Level(tenant, ""), Level("", model)):
-                batch = batches.get(level)
+            for cohort in cohorts(lesson.tenant, lesson.model):
+                batch = batches.get(cohort)
                 if batch is None:
-                    batch = batches[level] = _Batch()
+                    batch = batches[cohort] = _Batch()
                 batch.add(lesson)
-        runs = [batch.run(level) for level, batch in batches.items()]
+        runs = [batch.run(cohort) for cohort, batch in batches.items()]
         await run_all(self._redis, runs, budget_seconds=_BUDGET_SECONDS)
 
 
 class _Batch:
-    """What one level is taught, laid out for learn.lua."""
+    """What one cohort is taught, laid out for learn.lua."""
 
     def __init__(self) -> None:
         self._bins: dict[tuple[str, int, bool], int] = {}
@@ -90,13 +81,13 @@ class _Batch:
                 sums[1] += part
                 sums[2] += whole
 
-    def run(self, level: Level) -> Run:
+    def run(self, cohort: Cohort) -> Run:
         arguments: list[Argument] = [KEPT_MS, len(self._ratios)]
         for name, sums in self._ratios.items():
             arguments += (name, *sums)
         for (name, bin_, is_cut), count in self._bins.items():
             arguments += (name, bin_, 0 if is_cut else count, count if is_cut else 0)
-        return _learn, [key_of(level)], arguments
+        return _learn, [shards.learned(*cohort)], arguments
 
 
 class Refresher:
@@ -112,38 +103,40 @@ class Refresher:
         due = clock()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            levels = self._experience.wishes
+            wanted = self._experience.wishes
             if clock() >= due:
-                levels = self._experience.asked
+                wanted = self._experience.asked
                 due = clock() + REFRESH_SECONDS
             try:
-                await self.refresh(levels)
+                await self.refresh(wanted)
             except Unavailable:
                 # Whoever needs Redis for more says so; the wishes are still there.
                 continue
 
-    async def refresh(self, levels: Sequence[Level]) -> None:
-        """Read these levels. Raises Unavailable; what could be read counts."""
-        for start in range(0, len(levels), LEVELS_AT_ONCE):
-            some = levels[start : start + LEVELS_AT_ONCE]
-            commands = [("HMGET", key_of(level), *Learned._fields) for level in some]
+    async def refresh(self, wanted: Sequence[Cohort]) -> None:
+        """Read these cohorts. Raises Unavailable; what could be read counts."""
+        for start in range(0, len(wanted), COHORTS_AT_ONCE):
+            some = wanted[start : start + COHORTS_AT_ONCE]
+            commands = [
+                ("HMGET", shards.learned(*cohort), *Learned._fields) for cohort in some
+            ]
             replies = await self._redis.call_many(
                 commands, budget_seconds=_BUDGET_SECONDS
             )
-            read: dict[Level, Learned] = {}
+            read: dict[Cohort, Learned] = {}
             failed: RedisReplyError | None = None
-            for level, reply in zip(some, replies, strict=True):
+            for cohort, reply in zip(some, replies, strict=True):
                 if isinstance(reply, RedisReplyError):
                     failed = reply
                 else:
-                    read[level] = _learned(reply)
+                    read[cohort] = _learned(reply)
             self._experience.learn(read)
             if failed is not None:
                 raise Unavailable(f"Redis answered {failed.code}") from failed
 
 
 def _learned(reply: Reply) -> Learned:
-    """Read a level; what another release or hand wrote otherwise says nothing."""
+    """Read a cohort; what another release or hand wrote otherwise says nothing."""
     try:
         output, duration, text, refund = map(_numbers, reply)
         return Learned(

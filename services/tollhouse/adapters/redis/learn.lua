@@ -1,18 +1,18 @@
--- LEARN: adds what exchanges taught to one level, and sums it up for readers.
+-- LEARN: adds what exchanges taught to one cohort, and sums it up for readers.
 --
--- A level is a hash:
+-- A cohort is a hash:
 --   output:weights, duration:weights   JSON array, by bin (core/histogram.py)
 --   output, duration                   "<samples> <bin of the median> <bin of P90>"
 --   text, refund                       "<samples> <part> <whole>", a ratio of sums
 --
--- KEYS: the level
+-- KEYS: the cohort
 -- ARGV: kept ms, ratios; per ratio name, samples, part, whole; per bin histogram, bin (from
 --   0), samples, samples of values that are at least so large
 -- Reply: 1
 local MOST_SAMPLES = 2000
 local WEIGHT = 16
 
-local level = KEYS[1]
+local cohort = KEYS[1]
 local bins = 3 + 4 * ARGV[2]
 local fields = {}
 
@@ -59,7 +59,7 @@ local function add(weights, name, column, least)
 end
 
 local function learn(name)
-  local stored = redis.call('HGET', level, name .. ':weights')
+  local stored = redis.call('HGET', cohort, name .. ':weights')
   local weights = stored and cjson.decode(stored) or {}
   -- The whole ones first: what is cut is measured against all that is known by then.
   add(weights, name, 2, 0)
@@ -90,7 +90,7 @@ end
 
 for at = 3, bins - 1, 4 do
   local numbers = { tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]) }
-  local known = redis.call('HGET', level, ARGV[at])
+  local known = redis.call('HGET', cohort, ARGV[at])
   local place = 0
   for number in string.gmatch(known or '', '%d+') do
     place = place + 1
@@ -105,7 +105,7 @@ for at = 3, bins - 1, 4 do
 end
 
 if #fields > 0 then
-  redis.call('HSET', level, unpack(fields))
+  redis.call('HSET', cohort, unpack(fields))
 end
-redis.call('PEXPIRE', level, ARGV[1])
+redis.call('PEXPIRE', cohort, ARGV[1])
 return 1

@@ -60,6 +60,14 @@ def settled(number: int, tenant: str, hour: int) -> str:
     return f"{tag(number)}:settled:{tenant}:{hour}"
 
 
+def learned(tenant: str, model: str) -> str:
+    """What a cohort has learned, see learn.lua; an empty name means all."""
+    if not tenant:
+        return f"{tag(FLEET)}:learned:{model}"
+    of_model = f":{model}" if model else ""
+    return f"{tag(shard(tenant))}:learned:{tenant}{of_model}"
+
+
 def limit(debit: Debit, tenant: str, key_id: str, model: str) -> str:
     """State of one limit, see exchange.lua."""
     scope, measure = debit.scope, debit.measure
