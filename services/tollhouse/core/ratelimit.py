@@ -5,8 +5,10 @@
 
 import math
 from datetime import UTC, datetime
+from decimal import Decimal
 from zoneinfo import ZoneInfo
 
+from tollhouse.core.buckets import GRAINS, Bucket
 from tollhouse.core.limits import MONEY, Limit, Measure, Scope
 from tollhouse.core.periods import period
 from tollhouse.core.problems import Kind, Problem
@@ -15,7 +17,7 @@ from tollhouse.core.reservation import Quota, Refused
 _WHOSE = {
     Scope.KEY: "this API key",
     Scope.TENANT: "your organisation",
-    Scope.TENANT_MODEL: "your organisation and this model",
+    Scope.TENANT_MODEL: "your organisation on this model",
     Scope.MODEL: "this model, all organisations together",
     Scope.GLOBAL: "this gateway, all organisations together",
 }
@@ -65,7 +67,7 @@ def over_limit(refused: Refused, at_ms: int) -> Problem:
     if wait is None:
         # No Retry-After: openai-python obeys this header and does not try again.
         headers["x-should-retry"] = "false"
-        kind, message = _never(limit, at_ms)
+        kind, message = _never(limit, refused.remaining, at_ms)
         return Problem(kind, message, headers=headers, details={"limit": details})
     headers["retry-after"] = str(max(1, math.ceil(wait)))
     headers["retry-after-ms"] = str(max(1, math.ceil(wait * 1000)))
@@ -75,13 +77,25 @@ def over_limit(refused: Refused, at_ms: int) -> Problem:
     )
 
 
-def _never(limit: Limit, at_ms: int) -> tuple[Kind, str]:
+def _never(limit: Limit, remaining: int, at_ms: int) -> tuple[Kind, str]:
+    named, is_fleet = _named(limit), limit.scope.is_fleet
+    remedy = "send less text or ask for fewer tokens (`max_tokens`)."
     if not limit.measure.is_budget:
-        message = f"This request is larger than {_named(limit)} admits at once."
-        return Kind.NEVER_FITS, message
+        at_once = "" if is_fleet else f" ({Bucket.of(limit).capacity // GRAINS})"
+        message = f"This request is larger than {named} admits at once{at_once}"
+        return Kind.NEVER_FITS, f"{message}; {remedy}"
+    if remaining >= limit.value and not is_fleet:
+        # Nothing is spent: a new period will not help.
+        return Kind.NEVER_FITS, f"This request is larger than {named}; {remedy}"
+    if is_fleet:
+        state = "has too little left for this request"
+    elif remaining > 0:
+        state = f"has {_written(limit, remaining)} left, too little for this request"
+    else:
+        state = "is used up"
     ends_ms = period(limit.measure, limit.zone, at_ms).ends_ms
     ends = datetime.fromtimestamp(ends_ms / 1000, UTC).astimezone(ZoneInfo(limit.zone))
-    message = f"{_named(limit)} is used up; it starts anew at {ends.isoformat()}."
+    message = f"{named} {state}; it starts anew at {ends.isoformat()}."
     return Kind.INSUFFICIENT_QUOTA, message[0].upper() + message[1:]
 
 
@@ -91,7 +105,16 @@ def _named(limit: Limit) -> str:
     what, whose = _WHAT[limit.measure], _WHOSE[limit.scope]
     if limit.scope.is_fleet:
         return f"the limit on {what} of {whose}"
-    return f"the limit of {_amount(limit, limit.value)} {what} of {whose}"
+    link = " on" if limit.measure.is_money else ""
+    return f"the limit of {_written(limit, limit.value)}{link} {what} of {whose}"
+
+
+def _written(limit: Limit, value: int) -> str:
+    """Write an amount; of money every digit there is, two places at least."""
+    if not limit.measure.is_money:
+        return str(value)
+    whole, _, places = f"{Decimal(value) / MONEY:f}".partition(".")
+    return f"{whole}.{places:0<2}"
 
 
 def _amount(limit: Limit, value: int) -> int | float:

@@ -56,7 +56,7 @@ def test_names_the_limit_and_whose_it_is():
     problem = refusal(Limit(Scope.TENANT_MODEL, Measure.CONCURRENT, 5), wait=1.0)
 
     assert (
-        "Over the limit of 5 concurrent requests of your organisation and this model; "
+        "Over the limit of 5 concurrent requests of your organisation on this model; "
         "try again in 1s." == problem.message
     )
     assert {
@@ -84,9 +84,11 @@ def test_what_all_share_is_named_without_its_numbers():
         Limit(Scope.MODEL, Measure.UNITS, 123_456),
         Limit(Scope.GLOBAL, Measure.CONCURRENT, 123_456),
         Limit(Scope.MODEL, Measure.CAPACITY, 123_456),
+        Limit(Scope.MODEL, Measure.UNITS_PER_DAY, 123_456),
     ]
     for limit in shared:
-        problem = refusal(limit, wait=2.0, remaining=654)
+        wait = None if limit.measure.is_budget else 2.0
+        problem = refusal(limit, wait=wait, remaining=654)
 
         assert b"123456" not in problem.body()
         assert b"654" not in problem.body()
@@ -95,10 +97,37 @@ def test_what_all_share_is_named_without_its_numbers():
 
 def test_a_request_larger_than_its_limit_is_not_tried_again():
     """openai-python obeys x-should-retry, and waits for no Retry-After."""
-    problem = refusal(Limit(Scope.KEY, Measure.UNITS, 1000), remaining=900)
+    problem = refusal(Limit(Scope.KEY, Measure.UNITS, 1000), remaining=166)
 
     assert Kind.NEVER_FITS is problem.kind
     assert {"x-should-retry": "false"} == problem.headers
+    assert (
+        "This request is larger than the limit of 1000 units per minute of this API key"
+        " admits at once (166); send less text or ask for fewer tokens (`max_tokens`)."
+    ) == problem.message
+
+
+def test_a_request_larger_than_a_whole_budget_is_not_told_to_wait_for_the_next():
+    """Nothing is spent and it does not fit: the next period helps nobody."""
+    limit = Limit(Scope.TENANT, Measure.UNITS_PER_DAY, 1000)
+    problem = refusal(limit, remaining=1000)
+
+    assert Kind.NEVER_FITS is problem.kind
+    assert {"x-should-retry": "false"} == problem.headers
+    assert problem.message.startswith(
+        "This request is larger than the limit of 1000 units per day of your "
+        "organisation; send less text"
+    )
+
+
+def test_a_budget_with_something_left_is_not_called_used_up():
+    """A smaller request fits still."""
+    limit = Limit(Scope.TENANT, Measure.UNITS_PER_DAY, 1000)
+
+    assert "has 7 left, too little for this request" in (
+        refusal(limit, remaining=7).message
+    )
+    assert "is used up" in refusal(limit, remaining=0).message
 
 
 @pytest.mark.parametrize(
@@ -129,7 +158,10 @@ def test_money_is_told_in_the_currency():
     limit = Limit(Scope.TENANT, Measure.MONEY_PER_MONTH, 12 * MONEY + MONEY // 2)
     problem = refusal(limit, remaining=MONEY // 4)
 
-    assert "The limit of 12.5 spending per month" in problem.message
+    assert problem.message.startswith(
+        "The limit of 12.50 on spending per month of your organisation has 0.25 left, "
+        "too little for this request; it starts anew at "
+    )
     assert (12.5, 0.25) == (
         problem.error()["limit"]["value"],
         problem.error()["limit"]["remaining"],
