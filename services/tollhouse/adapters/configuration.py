@@ -4,6 +4,7 @@ Every fault is reported at once, each with its path in the file and what to do, 
 that an operator edits once.
 """
 
+import stat
 from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,6 +28,12 @@ from tollhouse.core.limits import DEFAULT_BURST_SECONDS, MOST, Allowance
 LARGEST_BURST = MOST // 1000
 """Of a limit times its burst seconds: Redis' scripts count in doubles, and 60,000
 grains to a unit (core.buckets)."""
+
+
+MOST_BYTES = 1_000_000
+"""Of the file: some thousand models and plans."""
+MOST_MERGED = 10_000
+"""Entries of one mapping, with those of others that are merged into it."""
 
 
 class ConfigurationError(Exception):
@@ -53,7 +60,7 @@ class Configuration(Section):
 def load(path: Path) -> Configuration:
     """Read and check the file. Raises ConfigurationError with all faults."""
     try:
-        text = path.read_text("utf-8")
+        text = _text(path)
         content = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror or error}") from error
@@ -91,8 +98,28 @@ def places(catalog: Catalog) -> Iterator[tuple[str, Allowance, Collection[Model]
     yield "limits", catalog.limits, models
 
 
+def _text(path: Path) -> str:
+    """Read the file; one that never ends must not be begun."""
+    found = path.stat()
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise ConfigurationError(f"{path}: is no file but a pipe, socket or device")
+    if found.st_size > MOST_BYTES:
+        raise ConfigurationError(f"{path}: is larger than {MOST_BYTES:_} bytes")
+    return path.read_text("utf-8")
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys: the last one must not win silently."""
+    """SafeLoader that refuses duplicate keys: the last one must not win silently.
+
+    And merges (`<<`) of merges that grow out of all proportion.
+    """
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > MOST_MERGED:
+            raise yaml.constructor.ConstructorError(
+                None, None, "too much is merged into one mapping", node.start_mark
+            )
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:  # noqa: FBT001, FBT002
         seen = set()

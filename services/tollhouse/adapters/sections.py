@@ -39,7 +39,7 @@ FOLDER = "folder"
 # Strict: YAML's `yes` must not become the number 1.
 Count = Annotated[int, Field(ge=1, le=MOST, strict=True)]
 Name = Annotated[str, Field(pattern=f"^{MODEL_NAME}$")]
-Burst = Annotated[float, Field(gt=0, le=LONGEST_BURST_SECONDS)]
+Burst = Annotated[float, Field(ge=0.001, le=LONGEST_BURST_SECONDS)]
 # Four places: a price per million tokens is then a whole number of MONEY per token.
 Money = Annotated[Decimal, Field(gt=0, le=MOST_MONEY, decimal_places=4)]
 Price = Annotated[Decimal, Field(ge=0, le=10_000, decimal_places=4)]
@@ -115,7 +115,7 @@ class ModelSection(Section):
     max_output_tokens: Count
     weights: WeightsSection = WeightsSection()
     prices: PricesSection | None = None
-    bytes_per_token: Annotated[float, Field(gt=0, le=100)] = 4.0
+    bytes_per_token: Annotated[float, Field(ge=0.1, le=100)] = 4.0
     tokenizer: Path | None = None
     limits: AllowanceSection = AllowanceSection()
     capacity: Count | None = None

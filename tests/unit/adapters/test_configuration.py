@@ -1,5 +1,6 @@
 """tollhouse.yaml: refused whole, with path and remedy, or turned into a catalog."""
 
+import os
 import re
 from pathlib import Path
 
@@ -30,6 +31,10 @@ MODEL = {
     "default_output_tokens": 10,
     "max_output_tokens": 50,
 }
+MERGES = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{it}: &a{it} {{<<: [*a{it - 1}, *a{it - 1}]}}\n" for it in range(1, 40)
+)
+"""Each mapping has twice the entries of the one before."""
 PRICES = {"input": 0.15, "cached_input": 0, "output": "0.6001"}
 
 
@@ -196,7 +201,9 @@ def test_survives_being_written_again(write, tmp_path):
         ({"default_output_tokens": 51}, {}, "default_output_tokens is above"),
         ({"max_output_tokens": 101}, {}, "max_output_tokens is above context"),
         ({"cluster": "a b"}, {}, "models.m.cluster"),
+        ({"bytes_per_token": 1e-310}, {}, "models.m.bytes_per_token"),
         ({}, {"burst_seconds": 0}, "plans.p.burst_seconds"),
+        ({}, {"key": {"burst_seconds": 1e-310}}, "plans.p.key.burst_seconds"),
         ({}, {"tenat": {}}, "plans.p.tenat: unknown field; did you mean `tenant`?"),
         ({"limits": {"concurent": 1}}, {}, "limits.concurent: unknown field; did you"),
         ({"prices": {"inptu": 1}}, {}, "models.m.prices.inptu: unknown field; did you"),
@@ -257,6 +264,8 @@ def test_reports_all_faults_at_once(write):
         ("a: 1\n? [b]\n: 1\n", ":2: a key must be plain text"),
         ("a: 2020-99-99\n", "month must be in 1..12"),
         ("a: " + "[" * 5000, "recursion"),
+        ("#" * 1_000_001, "is larger than 1_000_000 bytes"),
+        (MERGES, ":15: too much is merged"),
     ],
 )
 def test_refuses_what_is_no_configuration(write, content, said):
@@ -270,6 +279,15 @@ def test_says_when_the_file_is_no_text(tmp_path):
     path.write_bytes(b"models: \xff")
 
     assert "is not UTF-8 text" in faults(path)
+
+
+def test_does_not_wait_for_a_pipe(tmp_path):
+    """Whoever follows the file would follow it no more."""
+    path = tmp_path / "tollhouse.yaml"
+    os.mkfifo(path)
+
+    assert "is no file but a pipe" in faults(path)
+    assert "Is a directory" in faults(tmp_path)
 
 
 def test_says_when_the_file_is_missing(tmp_path):
