@@ -25,10 +25,11 @@ from tollhouse.core.usage import (
     UsageRecord,
 )
 
-RESTORE_MS = 600_000
+RESTORE_MS = 3_300_000
 """A beat this young opens an exchange that Redis has lost; less than a settled one is
-remembered for, so that a replayed ledger never opens it again. One that ended longer
-ago is charged to no limit: a ledger replayed from its start must not fill them."""
+remembered for (an hour), so that a replayed ledger never opens it again. One that ended
+longer ago is charged to no limit: a ledger replayed from its start must not fill them.
+So this is for how long Redis may be away before budgets miss what was admitted then."""
 
 
 @dataclass(frozen=True, slots=True)
