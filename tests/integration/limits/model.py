@@ -403,6 +403,10 @@ class Model:
         stored = slot.exchanges.get(id_)
         leases = slot.leases[shards.leases(slot.number)]
         if isinstance(stored, ex.Reserved):
+            of_tenant = self.of_tenant(stored.facts).exchanges.get(id_)
+            if slot.is_fleet and isinstance(of_tenant, ex.Released):
+                self._release(slot, id_)  # it came in late, and was never admitted
+                return
             if leases.get(id_, 0) > self.now_ms:
                 return
             slot.advance(id_, stored.facts, ex.Reap(id_))

@@ -15,8 +15,9 @@ from tests.redis_process import running_redis
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.shards import FLEET, shard
+from tollhouse.adapters.redis.steps import CLOSED_MS
 from tollhouse.core.buckets import GRAINS
-from tollhouse.core.exchange import Beat, Release, Settlement
+from tollhouse.core.exchange import RESTORE_MS, Beat, Release, Settlement
 from tollhouse.core.ids import exchange_id
 from tollhouse.core.limits import Allowance, Limit, Measure, Scope
 from tollhouse.core.problems import Unavailable
@@ -24,6 +25,7 @@ from tollhouse.core.reservation import Granted, Refused, Reservation
 from tollhouse.core.usage import CountSource, TokenUsage, UsageKind
 
 HOUR = 3600
+MINUTE_MS = 60_000
 SHARD = shard("acme")
 TAG = f"{{s{SHARD}}}"
 
@@ -278,7 +280,7 @@ async def test_everything_is_forgotten_in_time(limiter, inspector):
     expected = {
         f"exchange:{open_.exchange_id}": 48 * HOUR,
         f"exchange:{settled.exchange_id}": HOUR,
-        f"exchange:{released.exchange_id}": HOUR,
+        f"exchange:{released.exchange_id}": HOUR / 6,
         f"exchange:{reaped.exchange_id}": 24 * HOUR,
         "bucket:key:k1:requests": 3,
         "bucket:key:k1:units": (100 + 10 + 20 * 5 + 100) / 100,
@@ -404,6 +406,20 @@ async def test_an_old_ledger_is_billed_but_fills_no_limit(limiter, inspector):
     assert f"{TAG}:bucket:key:k1:units" in dump(inspector)
 
 
+async def test_most_of_an_hour_away_is_charged_to_budgets(limiter, inspector):
+    """Else what was spent while Redis was away could be spent once more."""
+    ago_ms = time.time_ns() // 1_000_000 - 50 * 60_000
+    mine = ask(*limits(Scope.TENANT, units_per_month=1000))
+    granted = await limiter.reserve(mine)
+    inspector.flushall()
+    id_ = exchange_id(ago_ms - 1000, os.urandom(10))
+    late = settlement(charged(mine, granted), exchange_id=id_, ended_ms=ago_ms)
+    await limiter.settle_many([late])
+
+    assert [b"110"] == inspector.mget(inspector.keys("*:budget:*"))
+    assert CLOSED_MS - RESTORE_MS >= MINUTE_MS
+
+
 async def test_of_what_redis_never_knew_time_has_drained_its_part(limiter, inspector):
     """Admitted while it was away: else its tenant were refused for as long again."""
     mine = await taken(limiter, *limits(Scope.KEY, None, 600, None, 1000))
@@ -489,6 +505,53 @@ async def test_without_the_tenants_slot_the_fleet_gets_its_part_back():
 
         assert [] == server.ask("KEYS", "*")
         await redis.close()
+
+
+class Halfway(Redis):
+    """Answers for the fleet's slot, and not in time for a tenant's."""
+
+    def __init__(self, redis):
+        super().__init__(redis._servers, 1.0)
+
+    async def call_many(self, commands, *, budget_seconds=None):
+        if any(TAG in str(part) for command in commands for part in command):
+            raise Unavailable("Redis took too long")
+        return await super().call_many(commands, budget_seconds=budget_seconds)
+
+
+async def test_what_the_fleet_gave_stays_until_the_ledger_says_how_it_went(
+    redis, limiter
+):
+    """A worker may admit it by itself: it must not run uncounted until its first beat.
+
+    Refused, its end line gives it back.
+    """
+    limit = Limit(Scope.GLOBAL, Measure.CONCURRENT, 1)
+    mine = ask(limit)
+    halfway = Limiter(Halfway(redis))
+    with pytest.raises(Unavailable) as caught:
+        await halfway.reserve(mine)
+    await halfway.close()
+
+    assert caught.value.transient
+    assert isinstance(await limiter.reserve(ask(limit)), Refused)
+    await limiter.apply([Release(mine.exchange_id, "acme")], [], [])
+    assert isinstance(await limiter.reserve(ask(limit)), Granted)
+
+
+async def test_what_came_late_into_the_fleet_is_given_back_whole(
+    redis, limiter, inspector
+):
+    """Its RESERVE was under way when the ledger released it: nothing was ever used."""
+    mine = ask(*limits(Scope.GLOBAL, 60, 6000, 1, 1000, money_per_month=10**6))
+    await limiter.apply([Release(mine.exchange_id, "acme")], [], [])
+    with pytest.raises(Unavailable):
+        await Limiter(Halfway(redis), lease_seconds=0.0).reserve(mine)
+    assert [key for key in dump(inspector) if "{m0}:budget:" in key]
+
+    assert set() == await limiter.reap_expired()
+    left = [key for key in dump(inspector) if key.startswith("{m0}")]
+    assert [f"{{m0}}:exchange:{mine.exchange_id}"] == left
 
 
 async def test_a_stalled_redis_refuses_within_the_budget():

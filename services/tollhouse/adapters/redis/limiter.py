@@ -11,6 +11,7 @@ from tollhouse.adapters.redis.client import Argument, Redis, Reply, Run, run_all
 from tollhouse.adapters.redis.connection import failure
 from tollhouse.adapters.redis.steps import (
     CLOSED_MS,
+    RELEASED_MS,
     Scripts,
     Side,
     Steps,
@@ -65,9 +66,10 @@ class Limiter:
     ) -> Granted | Refused:
         """Take the estimate from every limit at once, or from none.
 
-        Raises Unavailable within the budget of each call, else the client's; not
-        transient when the exchange is over already. The caller refuses then, and
-        releases.
+        Raises Unavailable within the budget of each call, else the client's; what the
+        fleet's slot gave then stays, for the caller may admit the exchange by itself,
+        and if not the ledger releases it. Not transient when the exchange is over
+        already: the caller refuses then, and releases.
         """
         limits, at_ms = reservation.limits, created_ms(reservation.exchange_id)
         levels: list[int | None] = [None] * len(limits)
@@ -78,8 +80,9 @@ class Limiter:
                 answer = await self._take(
                     reservation, index, taken, at_ms, budget_seconds
                 )
-            except Unavailable:
-                self._give_back(reservation, taken)
+            except Unavailable as error:
+                if not error.transient:
+                    self._give_back(reservation, taken)
                 raise
             indexes = answer.side.indexes
             for limit, level in zip(indexes, answer.levels, strict=True):
@@ -205,20 +208,47 @@ class Limiter:
         reaping: list[Writing] = []
         lost: list[Run] = []
         broken: list[tuple[str, str]] = []
+        late: list[Place] = []
         kept = await self._stored(expired)
-        for (slot, exchange_id), stored in zip(expired, kept, strict=True):
+        released = await self._released(expired, kept)
+        for place, stored in zip(expired, kept, strict=True):
+            slot, exchange_id = place
             if stored is None or stored.facts is None:
                 # Nothing is known but the id: its lease goes, and it never comes back.
                 lost.append(self._steps.release(slot, exchange_id, None, CLOSED_MS))
                 if stored is not None and not stored.state:
                     broken.append(("DEL", shards.exchange(slot, exchange_id)))
+            elif place in released:
+                late.append(place)
             else:
                 reaping.append(
                     self._steps.reap(slot, exchange_id, stored.facts, stored.ended_ms)
                 )
         await self._many(broken)
         await self._run(lost)
+        await self._release(late)
         return await self._write(reaping)
+
+    async def _released(
+        self, places: Sequence[Place], kept: Sequence[Stored | None]
+    ) -> set[Place]:
+        """Find those of the fleet's slot that are released in their tenant's.
+
+        Their RESERVE was under way meanwhile: they were never admitted, and the fleet's
+        slot has no tombstones of the ledger's.
+        """
+        found = [
+            (place, (shards.shard(stored.facts.tenant), place[1]))
+            for place, stored in zip(places, kept, strict=True)
+            if place[0] == shards.FLEET and stored is not None
+            if stored.state == "R" and stored.facts is not None
+        ]
+        states = await self._stored([of_tenant for _, of_tenant in found])
+        return {
+            place
+            for (place, _), stored in zip(found, states, strict=True)
+            if stored is not None and stored.state == "X"
+        }
 
     async def _release_of_fleet(self, ids: Sequence[str]) -> None:
         """Give back what the fleet's limits still hold of exchanges; rarely anything.
@@ -233,7 +263,7 @@ class Limiter:
         )
 
     async def _release(
-        self, places: Sequence[Place], *, kept_ms: int = CLOSED_MS
+        self, places: Sequence[Place], *, kept_ms: int = RELEASED_MS
     ) -> set[int]:
         steps, written = self._steps, set[int]()
         known: list[Facts | None] = [None] * len(places)

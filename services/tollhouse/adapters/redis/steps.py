@@ -4,8 +4,9 @@ An exchange is in the slot of its tenant, and in that of the fleet when it has a
 there; each step is run in both, as the same scripts. Only a tenant's slot has records.
 
 How long Redis remembers an exchange, and what that costs: a key of about 0.8 KB while
-it is open; about 0.17 KB for CLOSED_MS after it was settled or released, which is what
-makes repeats harmless: 61 MB at 100 exchanges a second. Abandoned ones are rare.
+it is open; about 0.17 KB for CLOSED_MS after it was settled, which makes repeats
+harmless: 61 MB at 100 exchanges a second; and for RELEASED_MS after it was refused: as
+much at 600 refusals a second. Abandoned ones are rare.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,10 @@ OPEN_MS = 48 * 3_600_000
 ABANDONED_MS = 24 * 3_600_000
 """How long a reaped exchange waits for a settlement that only was late."""
 CLOSED_MS = 3_600_000
-"""How long a repeat of a settlement or a late RESERVE is recognised."""
+"""How long a repeat of a settlement is recognised."""
+RELEASED_MS = 600_000
+"""How long a RESERVE that comes late is recognised: no connection lives that long
+without an answer. Refused clients come in floods, so this is memory."""
 HOUR_MS = 3_600_000
 _FOREVER_MS = 2**53
 _SHARED = ("fairness.lua", "waits.lua", "exchange.lua")
