@@ -38,7 +38,7 @@ often as the others; twice of it won half a point."""
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Stake:
     """What one tenant has in flight; its counter is `SCALE` to a unit and weight."""
 
     units: int
@@ -50,22 +50,22 @@ class Share:
 class Flight:
     """Everything one model has in flight, by tenant; none of them with zero units."""
 
-    shares: Mapping[str, Share] = field(default_factory=dict)
+    stakes: Mapping[str, Stake] = field(default_factory=dict)
 
     @property
     def units(self) -> int:
         """Units in flight of all tenants."""
-        return sum(share.units for share in self.shares.values())
+        return sum(stake.units for stake in self.stakes.values())
 
     @property
     def weights(self) -> int:
         """Weights of the tenants in flight, in sum."""
-        return sum(share.weight for share in self.shares.values())
+        return sum(stake.weight for stake in self.stakes.values())
 
     @property
     def largest(self) -> int:
         """The counter of the tenant that was given most."""
-        return max((share.counter for share in self.shares.values()), default=0)
+        return max((stake.counter for stake in self.stakes.values()), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +76,14 @@ class Verdict:
     counter: int
 
 
-_NOTHING = Share(0, 0, 0)
+_NOTHING = Stake(0, 0, 0)
 
 
 def judge(
     flight: Flight, tenant: str, weight: int, cost: int, capacity: int
 ) -> Verdict:
     """Decide on a request of `cost` units; changes nothing."""
-    own = flight.shares.get(tenant, _NOTHING)
+    own = flight.stakes.get(tenant, _NOTHING)
     in_flight = flight.units
     if in_flight + cost <= capacity or in_flight == 0:
         return Verdict(capacity > 0, own.counter)
@@ -114,12 +114,12 @@ def change(
     Neither goes below nothing: what is taken back may have been lost. `counter` is
     that of the verdict when a request enters; else the tenant's weight stays.
     """
-    own = flight.shares.get(tenant, _NOTHING)
+    own = flight.stakes.get(tenant, _NOTHING)
     units = max(0, own.units + held)
-    shares = {name: share for name, share in flight.shares.items() if name != tenant}
+    stakes = {name: stake for name, stake in flight.stakes.items() if name != tenant}
     if units:
         if counter is None:
             counter, weight = own.counter, own.weight or weight
         reached = max(0, counter + served * SCALE // weight)
-        shares[tenant] = Share(units, reached, weight)
-    return Flight(shares)
+        stakes[tenant] = Stake(units, reached, weight)
+    return Flight(stakes)

@@ -1,4 +1,4 @@
-"""How exchanges, records and shares look in Redis, and all keys of a real one."""
+"""How exchanges, records and flights look in Redis, and all keys of a real one."""
 
 from tollhouse.core import exchange as ex
 
@@ -40,8 +40,8 @@ def _numbers(it, first_ms, last_ms):
 def flight_fields(flight):
     """What a model has in flight as fairness.lua keeps it."""
     fields = {
-        tenant: f"{share.units} {share.counter} {share.weight}"
-        for tenant, share in flight.shares.items()
+        tenant: f"{stake.units} {stake.counter} {stake.weight}"
+        for tenant, stake in flight.stakes.items()
     }
     total = f"{flight.units} {flight.weights} {flight.largest}"
     return fields | {"*": total} if fields else {}

@@ -168,7 +168,7 @@ class Slot:
                 case Measure.CONCURRENT:
                     continue
                 case Measure.CAPACITY:
-                    self._share(before, outcome, debit, facts, start)
+                    self._change_flight(before, outcome, debit, facts, start)
                 case Measure.REQUESTS:
                     self._charge(debit, facts, outcome.requests * GRAINS)
                 case Measure.UNITS:
@@ -193,7 +193,7 @@ class Slot:
         ):
             self.levels[key] = level, self.now_ms
 
-    def _share(self, before, outcome, debit, facts, start):
+    def _change_flight(self, before, outcome, debit, facts, start):
         held = _held(outcome.stored) - _held(before)
         served = outcome.costs.units
         key = key_of(debit, facts)
@@ -231,7 +231,7 @@ class Slot:
             keys[key] = f"{used} {at}" if ":bucket:" in key else f"{used}"
         keys |= {key: members for key, members in self.leases.items() if members}
         for key, flight in self.flights.items():
-            if flight.shares:
+            if flight.stakes:
                 keys[key] = flight_fields(flight)
         if self.promises:
             promises = {key: str(due) for key, due in self.promises.items()}

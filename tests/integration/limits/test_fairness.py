@@ -51,11 +51,11 @@ def stored(inspector):
 
 def expected(flight):
     """The hash of a state."""
-    if not flight.shares:
+    if not flight.stakes:
         return {}
     tenants = {
-        name: (share.units, share.counter, share.weight)
-        for name, share in flight.shares.items()
+        name: (stake.units, stake.counter, stake.weight)
+        for name, stake in flight.stakes.items()
     }
     return tenants | {"*": (flight.units, flight.weights, flight.largest)}
 

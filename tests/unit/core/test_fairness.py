@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tollhouse.core.fairness import SCALE, Flight, Share, change, judge
+from tollhouse.core.fairness import SCALE, Flight, Stake, change, judge
 
 CAPACITY = 1000
 
 
 def flight(**units):
     """Tenants of weight 1 with equal counters; "a" has units["a"] in flight."""
-    return Flight({name: Share(n, 100, 1) for name, n in units.items()})
+    return Flight({name: Stake(n, 100, 1) for name, n in units.items()})
 
 
 def enter(state, tenant, cost, *, weight=1, capacity=CAPACITY):
@@ -68,8 +68,8 @@ def test_who_is_behind_goes_first(behind, in_flight, fits):
     served = 10**6
     state = Flight(
         {
-            "a": Share(500, served - behind, 1),
-            "b": Share(in_flight - 500, served, 1),
+            "a": Stake(500, served - behind, 1),
+            "b": Stake(in_flight - 500, served, 1),
         }
     )
 
@@ -78,7 +78,7 @@ def test_who_is_behind_goes_first(behind, in_flight, fits):
 
 def test_a_time_away_is_not_made_up_for():
     """A tenant is at most its share behind, however long others were served."""
-    state = Flight({"a": Share(1, 0, 1), "b": Share(1000, 10**9, 3)})
+    state = Flight({"a": Stake(1, 0, 1), "b": Stake(1000, 10**9, 3)})
 
     verdict = judge(state, "a", 1, 900, CAPACITY)
 
@@ -100,23 +100,23 @@ def test_a_request_larger_than_the_capacity_gets_its_turn():
 def test_a_tenant_without_units_in_flight_is_forgotten():
     state = change(flight(a=10, b=20), "a", 1, held=-10, served=-10)
 
-    assert {"b"} == state.shares.keys()
+    assert {"b"} == state.stakes.keys()
 
 
 def test_what_is_taken_back_may_have_been_lost():
     assert flight(b=20) == change(flight(b=20), "a", 1, held=-10, served=-10)
-    assert {"a": Share(10, 0, 1)} == change(
+    assert {"a": Stake(10, 0, 1)} == change(
         flight(a=20), "a", 1, held=-10, served=-50
-    ).shares
+    ).stakes
 
 
 def test_what_is_under_way_keeps_its_weight():
     """A plan that changed counts from the next request on."""
-    state = Flight({"a": Share(10, 0, 2)})
+    state = Flight({"a": Stake(10, 0, 2)})
 
-    assert 2 == change(state, "a", 5, held=1, served=1).shares["a"].weight
-    assert 5 == enter(state, "a", 1, weight=5).shares["a"].weight
-    assert 5 == change(Flight(), "a", 5, held=1, served=1).shares["a"].weight
+    assert 2 == change(state, "a", 5, held=1, served=1).stakes["a"].weight
+    assert 5 == enter(state, "a", 1, weight=5).stakes["a"].weight
+    assert 5 == change(Flight(), "a", 5, held=1, served=1).stakes["a"].weight
 
 
 def test_a_settlement_gives_back_what_was_not_used():
@@ -125,7 +125,7 @@ def test_a_settlement_gives_back_what_was_not_used():
     state = enter(state, "a", 100)
     state = change(state, "a", 1, held=-100, served=30 - 100)
 
-    assert {"a": Share(50, 100 + 30 * SCALE, 1)} == state.shares
+    assert {"a": Stake(50, 100 + 30 * SCALE, 1)} == state.stakes
 
 
 names = st.sampled_from("abcde")
@@ -152,7 +152,7 @@ def test_bounds(events):
             after = enter(state, tenant, number, weight=weight)
             units = state.units + number
             if after is None:
-                own = state.shares.get(tenant, Share(0, 0, 0))
+                own = state.stakes.get(tenant, Stake(0, 0, 0))
                 active = state.weights - own.weight + weight
                 assert units > CAPACITY
                 assert units > 2 * CAPACITY or (
@@ -168,7 +168,7 @@ def test_bounds(events):
             served = max(-charged, number)
             state = change(state, tenant, weight, held=-charged, served=served)
         sums = {name: sum(units) for name, units in held.items() if sum(units)}
-        assert sums == {name: it.units for name, it in state.shares.items()}
+        assert sums == {name: it.units for name, it in state.stakes.items()}
 
 
 @dataclass

@@ -34,6 +34,6 @@ local more_money = math.max(0, weigh(counts, 10) - money)
 write('R', units + more_units, money + more_money, write_counts(counts), facts, ARGV[3])
 correct(stored, measures, numbers, 0, more_units, more_money, now,
   state and 0 or math.max(0, now - counts[9]))
-share(measures, numbers, ARGV[5], more_units, more_units)
+change_flight(measures, numbers, ARGV[5], more_units, more_units)
 lease(measures, id, now + ARGV[2])
 return 1

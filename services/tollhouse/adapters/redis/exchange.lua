@@ -106,7 +106,7 @@ local function correct(stored, measures, numbers, requests, units, money, now, l
 end
 
 -- Adds to a tenant's units in flight and to what it was given, or takes back.
-local function share(measures, numbers, tenant, held, served)
+local function change_flight(measures, numbers, tenant, held, served)
   for index, measure in ipairs(measures) do
     if measure == CAPACITY then
       fair_change(KEYS[FIRST + index], tenant, numbers[index], held, served)

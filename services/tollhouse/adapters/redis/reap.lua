@@ -34,5 +34,5 @@ if hour then -- first, as in SETTLE
   record(id, 3, counts, '', facts, ARGV[6])
 end
 drop_lease(measures, id)
-share(measures, numbers, ARGV[7], -units, 0)
+change_flight(measures, numbers, ARGV[7], -units, 0)
 return 1

@@ -18,7 +18,7 @@ elseif state == 'R' then
     return 3
   end
   correct(stored, measures, numbers, -1, -units, -money, now, 0)
-  share(measures, numbers, ARGV[3], -units, -units)
+  change_flight(measures, numbers, ARGV[3], -units, -units)
 end
 drop_lease(measures, ARGV[1])
 if ARGV[2] == '0' then

@@ -46,7 +46,7 @@ if state or now - counts[9] <= tonumber(ARGV[9]) then
   local more = used_units - (units or 0)
   correct(stored, measures, numbers, 0, more, used_money - (money or 0), now,
     state and 0 or now - counts[9])
-  share(measures, numbers, ARGV[10], state == 'R' and -units or 0, more)
+  change_flight(measures, numbers, ARGV[10], state == 'R' and -units or 0, more)
 end
 drop_lease(measures, id)
 return 1
