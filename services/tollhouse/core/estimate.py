@@ -13,6 +13,10 @@ IMAGE_TOKENS = 1024
 """Assumed for an image part until a model says better."""
 LEARNED_MARGIN = 1.1
 """On top of the mean a model's texts have taught: half of all texts are above it."""
+FARTHEST = 4
+"""What others teach moves a tenant that is new no farther from the catalog's output
+than this factor upwards, and texts, whosever, no ratio farther either way: one tenant
+may send most of a model's requests."""
 LEAST_LEARNED_OUTPUT = 32
 """However short recent answers were: nobody teaches that a long one costs nothing."""
 
@@ -51,12 +55,16 @@ def estimate(
     is charged as it happens, by beats and by the settlement. STRICT takes all that the
     forwarded body may produce.
     """
-    text = _text_tokens(request, model, experience) if counted is None else counted
+    if counted is None:
+        text = _text_tokens(request, model, tenant, experience)
+    else:
+        text = counted
     framing = request.messages * MESSAGE_TOKENS + request.images * IMAGE_TOKENS
     cap = output_cap(request, model)
     output = min(model.max_output_tokens if cap is None else cap, model.context)
     if policy is Policy.LEARNED:
-        learned = experience.output(tenant, model.name)
+        most = FARTHEST * model.default_output_tokens
+        learned = experience.output(tenant, model.name, most_of_others=most)
         if learned is None:
             output = min(output, model.default_output_tokens)
         else:
@@ -68,8 +76,12 @@ def estimate(
     )
 
 
-def _text_tokens(request: Request, model: Model, experience: Experience) -> int:
-    ratio = experience.bytes_per_token(model.name)
-    if ratio is None:
-        return math.ceil(request.text_bytes / model.bytes_per_token)
+def _text_tokens(
+    request: Request, model: Model, tenant: str, experience: Experience
+) -> int:
+    given = model.bytes_per_token
+    learned = experience.bytes_per_token(tenant, model.name)
+    if learned is None:
+        return math.ceil(request.text_bytes / given)
+    ratio = min(max(learned, given / FARTHEST), given * FARTHEST)
     return math.ceil(request.text_bytes / ratio * LEARNED_MARGIN)

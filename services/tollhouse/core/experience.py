@@ -69,20 +69,28 @@ class Experience:
         self._asked: dict[Cohort, None] = {}
         self._wishes: dict[Cohort, None] = {}
 
-    def output(self, tenant: str, model: str) -> int | None:
-        """P90 of the tokens of one choice, of the first cohort that has learned."""
+    def output(
+        self, tenant: str, model: str, *, most_of_others: int | None = None
+    ) -> int | None:
+        """P90 of the tokens of one choice, of the first cohort that has learned.
+
+        `most_of_others`: no more where that is the one of all tenants.
+        """
         for cohort in cohorts(tenant, model):
             output = self._of(cohort).output
             if output.samples >= ENOUGH_SAMPLES:
-                return output.high
+                if cohort.tenant or most_of_others is None:
+                    return output.high
+                return min(output.high, most_of_others)
         return None
 
-    def bytes_per_token(self, model: str) -> float | None:
+    def bytes_per_token(self, tenant: str, model: str) -> float | None:
         """Bytes of prompt text to one token."""
-        text = self._of(Cohort("", model)).text
-        if text.samples < ENOUGH_SAMPLES or not text.part:
-            return None
-        return text.whole / text.part
+        for learned in self._of_tenant_then_model(tenant, model):
+            text = learned.text
+            if text.samples >= ENOUGH_SAMPLES and text.part:
+                return text.whole / text.part
+        return None
 
     def duration_ms(self, tenant: str, model: str) -> int:
         """Median from admission to the end; 0: not known."""

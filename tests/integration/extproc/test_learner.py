@@ -149,7 +149,7 @@ async def test_a_settled_ledger_teaches(redis, ledger):
         await within(SOON, lambda: experience.output("acme", "m") is not None)
 
     assert EDGES[bin_of(32)] == experience.output("acme", "m")
-    assert 30 / 7 == experience.bytes_per_token("m")
+    assert 30 / 7 == experience.bytes_per_token("acme", "m")
     assert (1000 - 171) / 1000 == experience.refund_part("acme", "m")
     points = measured.points()
     assert {("input", 2.0, 50), ("output", 2.0, 50)} == {

@@ -224,7 +224,7 @@ async def test_replicas_learn_together(redis_url):
     experience = Experience()
     assert experience.output("acme", "m") is None
     experience.refund_part("acme", "m")
-    experience.bytes_per_token("m")
+    experience.bytes_per_token("acme", "m")
 
     async with refreshing(third, experience):
         await within(SOON, lambda: not experience.wishes)
@@ -233,7 +233,7 @@ async def test_replicas_learn_together(redis_url):
     assert upper_edge(32) == experience.output("new", "m")
     assert upper_edge(900) == experience.duration_ms("acme", "m")
     assert 0.3 == experience.refund_part("acme", "m")
-    assert 4.5 == experience.bytes_per_token("m")
+    assert 4.5 == experience.bytes_per_token("acme", "m")
     for client in (one, other, third):
         await client.close()
 

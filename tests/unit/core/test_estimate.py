@@ -35,6 +35,7 @@ MODEL = Model(
     created=0,
 )
 BARE = replace(MODEL, provider=Provider.OPENAI, inject_default=False)
+SHORT = replace(MODEL, default_output_tokens=64)
 NONE = Experience()
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 
@@ -67,6 +68,14 @@ class TestInput:
 
         assert 22 + MESSAGE_TOKENS == expected(chat(), experience=texts).input_tokens
 
+    @pytest.mark.parametrize(("ratio", "tokens"), [(0.1, 44), (1.5, 30), (60, 3)])
+    def test_odd_texts_move_it_no_farther_than_a_bound(self, ratio, tokens):
+        """Somebody's spaces, or emoji: all others' estimates came to follow them."""
+        texts = knowing(text=Ratio(50, 1000, int(1000 * ratio)))
+
+        found = expected(chat(), experience=texts).input_tokens
+        assert tokens + MESSAGE_TOKENS == found
+
     def test_by_the_exact_count(self):
         """It replaces the text's part alone."""
         assert 7 + MESSAGE_TOKENS == expected(chat(), counted=7).input_tokens
@@ -98,6 +107,8 @@ class TestLearnedOutput:
             ({}, BARE, outputs(500), 500),
             ({}, BARE, outputs(5000), 1024),
             ({"max_tokens": 1000}, MODEL, outputs(500), 500),
+            # What others taught: four times the default at most.
+            ({"max_tokens": 1000}, SHORT, outputs(500), 256),
             ({"max_tokens": 60}, MODEL, outputs(100), 60),
             # Whatever was learned, an answer costs something; its cap is the cap.
             ({}, MODEL, outputs(1), LEAST_LEARNED_OUTPUT),

@@ -42,16 +42,27 @@ def test_the_first_cohort_that_has_learned_enough_answers(cohorts, expected):
     assert expected == knowing(**cohorts).output("acme", "m")
 
 
-def test_bytes_per_token_are_the_models():
-    enough = Learned(text=Ratio(ENOUGH_SAMPLES, 100, 450))
+def test_what_others_taught_counts_up_to_a_bound():
+    """One of them may send most of the requests."""
+    new, old = knowing(model=output(30)), knowing(own=output(10), model=output(30))
 
-    assert 4.5 == knowing(model=enough).bytes_per_token("m")
-    assert knowing(own=enough).bytes_per_token("m") is None
+    assert 20 == new.output("acme", "m", most_of_others=20)
+    assert 30 == new.output("acme", "m", most_of_others=40)
+    assert 10 == old.output("acme", "m", most_of_others=5)
+
+
+def test_bytes_per_token_are_of_the_tenants_own_texts_or_of_all():
+    own = Learned(text=Ratio(ENOUGH_SAMPLES, 100, 450))
+    model = Learned(text=Ratio(ENOUGH_SAMPLES, 100, 200))
+
+    assert 4.5 == knowing(own=own, model=model).bytes_per_token("acme", "m")
+    assert 2.0 == knowing(model=model).bytes_per_token("acme", "m")
+    assert knowing(tenant=own).bytes_per_token("acme", "m") is None
 
 
 @pytest.mark.parametrize("text", [Ratio(49, 100, 400), Ratio(50, 0, 0)])
 def test_few_texts_say_nothing(text):
-    assert knowing(model=Learned(text=text)).bytes_per_token("m") is None
+    assert knowing(model=Learned(text=text)).bytes_per_token("", "m") is None
 
 
 def test_duration_and_refund_leave_a_cohort_that_has_not_learned():
@@ -100,7 +111,7 @@ def test_wishes_have_a_bound():
     """Whatever is asked while Redis is away."""
     experience = Experience(most=10)
     for number in range(100):
-        experience.bytes_per_token(str(number))
+        experience.bytes_per_token("acme", str(number))
 
     assert 10 == len(experience.wishes) == len(experience.asked)
 
