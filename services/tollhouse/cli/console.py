@@ -43,8 +43,8 @@ class Console:
             self._stream.flush()
 
     def warning(self, text: str) -> None:
-        """Report something that went wrong and is being handled."""
-        self.line(f"  {self._paint(_YELLOW, text)}")
+        """Report what is no reason to give up: one line, first word `warning:`."""
+        self.line(f"{self._paint(_YELLOW, 'warning:')} {text}")
 
     def error(self, text: str) -> None:
         """Report why the command gives up: one line, first word `error:`."""

@@ -35,8 +35,9 @@ examples:
 _LIST = """\
 List every place where limits differ from the plan, and in what.
 
-example:
+examples:
   tollhouse limits list --json
+  tollhouse limits list --tenant acme
 """
 
 
@@ -70,6 +71,7 @@ def add_parser(
     list_ = keyring.add_command(
         commands, "list", summary="list what differs", description=_LIST
     )
+    list_.add_argument("--tenant", metavar="NAME", help="only this one (default: all)")
     keyring.add_place_options(list_)
     list_.set_defaults(run=keyring.reporting(_list))
 
@@ -148,7 +150,9 @@ def _warn(model: str | None, override: Override) -> None:
 
 def _list(args: argparse.Namespace) -> None:
     with keyring.open_keyring(args) as ring:
-        entries = [*_of_tenants(ring.tenants()), *_of_keys(ring.keys())]
+        keys = ring.keys(args.tenant)  # raises for a tenant that is not there
+        tenants = [it for it in ring.tenants() if args.tenant in (None, it.name)]
+    entries = [*_of_tenants(tenants), *_of_keys(keys)]
     if args.json:
         keyring.print_json({"overrides": list(map(_to_json, entries))})
         return

@@ -1,6 +1,7 @@
-"""`tollhouse limits show`: how a tenant's limits stand right now."""
+"""`tollhouse limits show`: how the limits of tenants stand right now."""
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -15,6 +16,7 @@ from tollhouse.adapters.redis.keyring import Keyring, KeyringError
 from tollhouse.adapters.redis.levels import Levels, Place, Taken
 from tollhouse.adapters.redis.records import ACTIVE, ApiKey, Tenant
 from tollhouse.cli import keyring, places
+from tollhouse.cli.console import Console
 from tollhouse.cli.unusable import UnusableError
 from tollhouse.core.catalog import Catalog
 from tollhouse.core.entitlement import entitlement
@@ -24,9 +26,9 @@ from tollhouse.core.room import debit
 from tollhouse.core.standing import Standing, standing
 
 _DESCRIPTION = """\
-Show how the limits of a tenant stand now: its own, those of its keys and models, and
-those it shares with all other tenants. Values are those of tollhouse.yaml and of
-`tollhouse limits set`; what is used comes from the gateway's Redis.
+Show how limits stand now: of every tenant, or of one, with those of its keys and models
+and those all tenants share. Values are those of tollhouse.yaml and of `tollhouse limits
+set`; what is used comes from the gateway's Redis.
 
   USED       of a limit per minute: what has not refilled yet, above the burst: debt
   REMAINING  what would be admitted now; of a limit per minute at most its burst
@@ -34,8 +36,9 @@ those it shares with all other tenants. Values are those of tollhouse.yaml and o
   IN FLIGHT  how many those are
 
 examples:
-  tollhouse limits show --tenant acme
-  tollhouse limits show --tenant acme --key k3v9q0z7m2xp --model tiny-chat --json
+  tollhouse limits show
+  tollhouse limits show --tenant acme --model tiny-chat
+  tollhouse limits show --key k3v9q0z7m2xp --json
 """
 _MEASURES = {
     Measure.REQUESTS: "requests/min",
@@ -67,9 +70,11 @@ def add_parser(
     parser = keyring.add_command(
         commands, "show", summary="show how limits stand", description=_DESCRIPTION
     )
-    parser.add_argument("--tenant", required=True, metavar="NAME", help="whose limits")
+    parser.add_argument("--tenant", metavar="NAME", help="only this one (default: all)")
     parser.add_argument(
-        "--key", metavar="KEY_ID", help="only this key (default: all that are active)"
+        "--key",
+        metavar="KEY_ID",
+        help="only this key and its tenant (default: all that are active)",
     )
     parser.add_argument("--model", help="only this model (default: all)")
     parser.add_argument(
@@ -91,93 +96,115 @@ def _show(args: argparse.Namespace) -> None:
         known = ", ".join(catalog.models)
         raise UnusableError(f"--model {args.model!r} is not offered; there are {known}")
     with keyring.open_keyring(args) as ring:
-        tenant = _tenant(ring, args.tenant)
-        keys = _keys(ring, args.tenant, args.key)
+        owners = _owners(ring, args.tenant, args.key)
     models = [args.model] if args.model is not None else list(catalog.models)
+    # By key: tenants of different priority share one capacity.
+    found: dict[str, tuple[Place, Limit]] = {}
+    unplanned: dict[str, None] = {}
     with closing(Levels(keyring.redis_url(args))) as levels:
         now_ms = levels.now_ms()
-        found = dict(_limits(catalog, tenant, keys, models, now_ms))
-        read = levels.read(list(found), now_ms)
+        for principal in _principals(owners):
+            try:
+                for place, limit in _limits(catalog, principal, models, now_ms):
+                    found.setdefault(place.key, (place, limit))
+            except UnusableError as error:
+                unplanned[str(error)] = None
+        read = levels.read([place for place, _ in found.values()], now_ms)
+    if unplanned and not found:
+        raise UnusableError("; ".join(unplanned))
+    for what in unplanned:
+        Console(sys.stderr).warning(what)
     rows = [
-        _Row(limit, place, taken, standing(limit, taken.level, now_ms))
-        for (place, limit), taken in zip(found.items(), read, strict=True)
+        _Row(limit, place, level, standing(limit, level.level, now_ms))
+        for (place, limit), level in zip(found.values(), read, strict=True)
     ]
-    rows.sort(key=lambda row: row.limit.scope)
+    rows.sort(
+        key=lambda row: (row.limit.scope.is_fleet, row.place.tenant, row.limit.scope)
+    )
     if args.json:
-        keyring.print_json({"tenant": tenant.name, "limits": list(map(_to_json, rows))})
+        keyring.print_json({"limits": list(map(_to_json, rows))})
     else:
         _print(rows)
 
 
-def _tenant(ring: Keyring, name: str) -> Tenant:
-    for tenant in ring.tenants():
-        if tenant.name == name:
-            return tenant
-    raise KeyringError(f"no tenant {name}; see: tollhouse tenants list")
+def _owners(
+    ring: Keyring, name: str | None, key_id: str | None
+) -> list[tuple[Tenant, list[ApiKey]]]:
+    """Find the tenants that are meant, each with its keys that are."""
+    tenants = [it for it in ring.tenants() if name in (None, it.name)]
+    if name is not None and not tenants:
+        raise KeyringError(f"no tenant {name}; see: tollhouse tenants list")
+    now = time.time()
+    keys = [
+        key
+        for key in ring.keys(name)
+        if key.key_id == key_id or (key_id is None and key.state(now) == ACTIVE)
+    ]
+    if key_id is not None:
+        if not keys:
+            raise KeyringError(_no_key(key_id, name))
+        tenants = [it for it in tenants if it.name == keys[0].tenant]
+    return [(it, [key for key in keys if key.tenant == it.name]) for it in tenants]
 
 
-def _keys(ring: Keyring, tenant: str, key_id: str | None) -> list[ApiKey]:
-    keys, now = ring.keys(tenant), time.time()
-    if key_id is None:
-        return [key for key in keys if key.state(now) == ACTIVE]
-    found = [key for key in keys if key.key_id == key_id]
-    if not found:
-        raise KeyringError(
-            f"tenant {tenant} has no key {key_id}; "
-            f"see: tollhouse keys list --tenant {tenant}"
-        )
-    return found
+def _no_key(key_id: str, tenant: str | None) -> str:
+    if tenant is None:
+        return f"no key {key_id}; see: tollhouse keys list"
+    return (
+        f"tenant {tenant} has no key {key_id}; "
+        f"see: tollhouse keys list --tenant {tenant}"
+    )
 
 
 def _limits(
-    catalog: Catalog,
-    tenant: Tenant,
-    keys: Sequence[ApiKey],
-    models: Sequence[str],
-    now_ms: int,
+    catalog: Catalog, principal: Principal, models: Sequence[str], now_ms: int
 ) -> Iterator[tuple[Place, Limit]]:
-    """Find every limit there is, once: most are those of many keys and models."""
-    for principal in _principals(tenant, keys):
-        for model in models:
-            entitled = entitlement(catalog, principal, catalog.models[model])
-            if entitled is None:
-                raise UnusableError(
-                    f"plan {principal.plan} is not in tollhouse.yaml (there:"
-                    f" {', '.join(catalog.plans)}); name the gateway's with --config"
-                )
-            for limit in entitled.limits:
-                scope = limit.scope
-                if scope is Scope.KEY and not principal.key_id:
-                    continue
-                yield (
-                    Place(
-                        debit(limit, now_ms),
-                        "" if scope.is_fleet else tenant.name,
-                        principal.key_id if scope is Scope.KEY else "",
-                        model if scope in (Scope.TENANT_MODEL, Scope.MODEL) else "",
-                    ),
-                    limit,
-                )
+    """Find every limit of a caller: most are those of many keys and models."""
+    tenant, key_id = principal.tenant, principal.key_id
+    for model in models:
+        entitled = entitlement(catalog, principal, catalog.models[model])
+        if entitled is None:
+            raise UnusableError(
+                f"tenant {tenant}: plan {principal.plan} is not in tollhouse.yaml"
+                f" (there: {', '.join(catalog.plans)}); name the gateway's with"
+                " --config"
+            )
+        for limit in entitled.limits:
+            scope = limit.scope
+            if scope is Scope.KEY and not key_id:
+                continue
+            yield (
+                Place(
+                    debit(limit, now_ms),
+                    "" if scope.is_fleet else tenant,
+                    key_id if scope is Scope.KEY else "",
+                    model if scope in (Scope.TENANT_MODEL, Scope.MODEL) else "",
+                ),
+                limit,
+            )
 
 
-def _principals(tenant: Tenant, keys: Sequence[ApiKey]) -> Iterator[Principal]:
+def _principals(
+    owners: Sequence[tuple[Tenant, Sequence[ApiKey]]],
+) -> Iterator[Principal]:
     """Yield the callers: each key, and nobody, for a tenant that has none."""
-    for key in keys:
-        overrides = msgspec.structs.replace(tenant.overrides, key=key.override)
+    for tenant, keys in owners:
+        for key in keys:
+            overrides = msgspec.structs.replace(tenant.overrides, key=key.override)
+            yield Principal(
+                tenant=tenant.name,
+                key_id=key.key_id,
+                plan=key.plan or tenant.plan,
+                scopes=(),
+                overrides=overrides.encode(),
+            )
         yield Principal(
             tenant=tenant.name,
-            key_id=key.key_id,
-            plan=key.plan or tenant.plan,
+            key_id="",
+            plan=tenant.plan,
             scopes=(),
-            overrides=overrides.encode(),
+            overrides=tenant.overrides.encode(),
         )
-    yield Principal(
-        tenant=tenant.name,
-        key_id="",
-        plan=tenant.plan,
-        scopes=(),
-        overrides=tenant.overrides.encode(),
-    )
 
 
 def _print(rows: Sequence[_Row]) -> None:
@@ -189,15 +216,16 @@ def _print(rows: Sequence[_Row]) -> None:
     ]
     names = [_names(row) for row in rows]
     keyring.print_table(
-        ("SCOPE", "OF", "LIMIT", *aligned[0]),
+        ("TENANT", "SCOPE", "OF", "LIMIT", *aligned[0]),
         [(*left, *right) for left, right in zip(names, aligned[1:], strict=True)],
     )
 
 
-def _names(row: _Row) -> tuple[str, str, str]:
+def _names(row: _Row) -> tuple[str, str, str, str]:
     scope = row.limit.scope.name.lower().replace("_", " x ")
     shadow = " (shadow)" if row.limit.shadow else ""
-    return scope, _whose(row) or "-", f"{_MEASURES[row.limit.measure]}{shadow}"
+    measure = f"{_MEASURES[row.limit.measure]}{shadow}"
+    return row.place.tenant or "-", scope, _whose(row) or "-", measure
 
 
 def _whose(row: _Row) -> str | None:
@@ -239,6 +267,7 @@ def _duration(seconds: float) -> str:
 def _to_json(row: _Row) -> dict[str, object]:
     limit, seen = row.limit, row.standing
     return {
+        "tenant": row.place.tenant or None,
         "scope": limit.scope.name.lower(),
         "measure": limit.measure.name.lower(),
         "key_id": row.place.key_id or None,

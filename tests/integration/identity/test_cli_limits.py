@@ -19,8 +19,7 @@ def key_id(keyring: Keyring) -> str:
 
 
 def overrides(keyring: Keyring) -> Overrides:
-    (tenant,) = keyring.tenants()
-    return tenant.overrides
+    return next(it.overrides for it in keyring.tenants() if it.name == "acme")
 
 
 def test_story(tollhouse, keyring: Keyring, key_id: str):
@@ -47,6 +46,9 @@ def test_story(tollhouse, keyring: Keyring, key_id: str):
         ["acme", "-", "tiny-chat", "concurrent=none", "shadow=on"],
         ["acme", key_id, "-", "requests_per_minute=60"],
     ]
+    keyring.create_tenant("beta", "demo")
+    assert len(tollhouse("limits", "list", "--tenant", "acme")[1].splitlines()) == 4
+    assert len(tollhouse("limits", "list", "--tenant", "beta")[1].splitlines()) == 1
 
     assert tollhouse("limits", "clear", "--tenant", "acme") == (
         0,
@@ -201,6 +203,7 @@ plans: {demo: {}}
         ("set --tenant acme --burst-seconds none", 2, "write seconds"),
         ("set --tenant acme --shadow yes", 2, "write on, off or plan"),
         ("clear --tenant nobody", 1, "no tenant nobody"),
+        ("list --tenant nobody", 1, "no tenant nobody"),
         ("clear", 2, "--tenant"),
     ],
 )

@@ -37,6 +37,7 @@ plans:
     key: {requests_per_minute: 60}
     tenant: {money_per_month: 250.00, units_per_day: 1000}
     tenant_model: {units_per_minute: 6_000, shadow: true}
+  first: {tenant: {concurrent: 3}, priority: 9}
 """
 
 
@@ -94,7 +95,7 @@ def admit(limiter, config):
 def rows(output: str) -> dict[tuple[str, str, str | None], dict[str, Any]]:
     """What JSON says by scope, measure, and key or model."""
     shown = json.loads(output)
-    assert "acme" == shown["tenant"]
+    assert {"acme", None} >= {row["tenant"] for row in shown["limits"]}
     return {
         (row["scope"], row["measure"], row["key_id"] or row["model"]): row
         for row in shown["limits"]
@@ -157,9 +158,11 @@ def test_nothing_used(show, key_id):
     header, *lines = [line.split() for line in out.splitlines()]
 
     assert 0 == status
-    assert ["SCOPE", "OF", "LIMIT", "VALUE", "USED", "REMAINING", "RESERVED"] == (
-        header[:7]
-    )
+    assert [
+        *("TENANT", "SCOPE", "OF", "LIMIT"),
+        *("VALUE", "USED", "REMAINING", "RESERVED"),
+    ] == header[:8]
+    assert ["acme"] * 5 + ["-"] * 3 == [line[0] for line in lines]
     assert [
         ["key", key_id, "requests/min", "60", "0", "10", "0", "0", "0.0s"],
         ["tenant", "-", "units/day", "1,000"],
@@ -170,8 +173,37 @@ def test_nothing_used(show, key_id):
         ["model", "m2", "units", "in", "flight", "5,000", "0", "5,000"],
         ["global", "-", "concurrent", "100", "0", "100", "0", "0", "-"],
     ] == [
-        line[:size] for line, size in zip(lines, (9, 4, 4, 7, 7, 8, 8, 9), strict=True)
+        line[1 : size + 1]
+        for line, size in zip(lines, (9, 4, 4, 7, 7, 8, 8, 9), strict=True)
     ]
+
+
+def test_all_tenants(show, ring, key_id):
+    """Tenant after tenant, then once what they share; one may be on a wrong plan."""
+    ring.create_tenant("beta", "first")
+    ring.create_tenant("gamma", "gold")
+    status, out, err = show("--model", "m1")
+    lines = [line.split() for line in out.splitlines()[1:]]
+
+    assert 0 == status
+    assert [
+        ["acme", "key"],
+        *[["acme", "tenant"]] * 3,
+        ["beta", "tenant"],
+        ["-", "model"],
+        ["-", "global"],
+    ] == [line[:2] for line in lines]
+    assert (
+        "tenant gamma: plan gold is not in tollhouse.yaml (there: demo, first)" in err
+    )
+
+
+def test_a_key_brings_its_tenant(show, ring, key_id):
+    """Who reads a key id in a log need not look up whose it is."""
+    ring.create_tenant("beta", "demo")
+    _, out, _ = show("--key", key_id, "--json")
+
+    assert ("key", "requests", key_id) in rows(out)
 
 
 def test_overrides_count(show, ring, key_id):
@@ -206,8 +238,13 @@ def test_keys_that_ended_are_left_out(show, ring, key_id):
     [
         (("--tenant", "nobody"), 1, "no tenant nobody"),
         (("--tenant", "acme", "--key", "0" * 12), 1, "acme has no key 000000000000"),
+        (("--key", "0" * 12), 1, "no key 000000000000; see: tollhouse keys list"),
         (("--tenant", "acme", "--model", "m3"), 2, "there are m1, m2"),
-        (("--tenant", "acme"), 2, "plan gold is not in tollhouse.yaml (there: demo)"),
+        (
+            ("--tenant", "acme"),
+            2,
+            "plan gold is not in tollhouse.yaml (there: demo, first)",
+        ),
     ],
 )
 def test_what_is_not_there(show, ring, options, status, said):

@@ -115,5 +115,8 @@ def test_warnings_are_no_faults(tmp_path, capsys):
     captured = capsys.readouterr()
 
     assert status == 0
-    assert f"{path}: plans.demo.key.shadow: these limits are counted" in captured.err
+    assert (
+        f"warning: {path}: plans.demo.key.shadow: these limits are counted"
+        in captured.err
+    )
     assert "are fine" in captured.out
