@@ -361,7 +361,11 @@ class Model:
     def beat(self, beat: ex.Beat) -> None:
         for slot in self.slots_of(beat.facts):
             slot.advance(beat.exchange_id, beat.facts, beat)
-            if isinstance(slot.exchanges.get(beat.exchange_id), ex.Reserved):
+            stored = slot.exchanges.get(beat.exchange_id)
+            runs = self.now_ms - beat.at_ms < slot.lease_ms
+            if isinstance(stored, ex.Reserved) or (
+                isinstance(stored, ex.Abandoned) and runs
+            ):
                 slot.lease(beat.exchange_id, beat.facts)
 
     def settle(self, settlement: ex.Settlement) -> None:
@@ -411,6 +415,8 @@ class Model:
                 return
             slot.advance(id_, stored.facts, ex.Reap(id_))
             slot.drop_lease(id_, stored.facts)
+        elif isinstance(stored, ex.Abandoned):
+            slot.drop_lease(id_, stored.record.facts)
         else:
             leases.pop(id_, None)
             slot.exchanges[id_] = ex.advance(stored, ex.Reap(id_), self.now_ms).stored

@@ -1,6 +1,7 @@
 """The limiter on Redis' own clock: waits, lifetimes, slots, and many at once."""
 
 import asyncio
+import dataclasses
 import os
 import signal
 import time
@@ -84,6 +85,11 @@ def beat(reservation, usage):
         first_ms=0,
         at_ms=now_ms,
     )
+
+
+def replace_beat(told, ms):
+    """The same, written some time after (or before)."""
+    return dataclasses.replace(told, at_ms=told.at_ms + ms)
 
 
 @pytest.mark.parametrize("scope", Scope)
@@ -448,6 +454,25 @@ async def test_a_beat_brings_back_what_redis_lost(limiter, inspector):
         refused = await limiter.reserve(ask(limit))
         assert isinstance(refused, Refused)
         assert limit == refused.limit
+
+
+@pytest.mark.parametrize("scope", [Scope.KEY, Scope.GLOBAL])
+async def test_what_was_reaped_too_early_keeps_its_place(limiter, inspector, scope):
+    """Its settler was away, not its Envoy: it runs on, and so says its beat."""
+    place = Limit(scope, Measure.CONCURRENT, 1)
+    short = Limiter(limiter._redis, lease_seconds=0.0)
+    mine = await taken(short, place)
+    await short.reap_expired()
+    old = replace_beat(beat(mine, TokenUsage(1, 1)), -30_000)
+    await limiter.beat_many([old])
+    assert [] == inspector.keys("*:concurrent:*"), "its Envoy may be gone by now"
+
+    await limiter.beat_many([beat(mine, TokenUsage(1, 1))])
+    assert isinstance(await limiter.reserve(ask(place)), Refused)
+    assert {SHARD} == await limiter.settle_many([settlement(mine)])
+    assert isinstance(await limiter.reserve(ask(place)), Granted)
+    kinds = [entry["kind"] for entry in dump(inspector)[f"{TAG}:outbox"]]
+    assert ["3", "4"] == kinds
 
 
 async def test_an_exchange_that_was_reaped_too_early_is_taken_back(limiter, inspector):

@@ -9,6 +9,8 @@
 -- An exchange Redis has lost is opened again, so that it still counts and is reaped if
 -- nobody settles it; unless the beat is older than `restore ms`, which is less than what
 -- a settled exchange is remembered for.
+-- One that was reaped while its settler was away, but runs, takes its place among the
+-- exchanges at once again; the rest SETTLE corrects.
 local now = clock()
 local id = ARGV[1]
 local measures, numbers = read_limits(22)
@@ -16,6 +18,11 @@ local stored, state, units, money, beaten, facts = read(#measures)
 local counts = told_counts(13)
 if not state and now - counts[9] <= tonumber(ARGV[6]) then
   units, money, beaten, facts = 0, 0, '', ARGV[4]
+elseif state == 'A' then
+  if now - counts[9] < tonumber(ARGV[2]) then
+    lease(measures, id, now + ARGV[2])
+  end
+  return 0
 elseif state ~= 'R' then
   return 0
 end
