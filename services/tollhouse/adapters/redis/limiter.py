@@ -2,18 +2,17 @@
 
 import asyncio
 import contextlib
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from tollhouse.adapters.redis import shards
+from tollhouse.adapters.redis.answer import OVER, STALE, Answer
 from tollhouse.adapters.redis.client import Argument, Redis, Reply, Run, run_all
 from tollhouse.adapters.redis.connection import failure
 from tollhouse.adapters.redis.steps import (
     CLOSED_MS,
     RELEASED_MS,
     Scripts,
-    Side,
     Steps,
     Writing,
     sides,
@@ -26,7 +25,7 @@ from tollhouse.core.ids import created_ms
 from tollhouse.core.limits import Debit
 from tollhouse.core.problems import ProtocolError, Unavailable
 from tollhouse.core.reservation import Granted, Refused, Reservation
-from tollhouse.core.usage import Facts, decode_facts
+from tollhouse.core.usage import Facts
 
 BATCH_SECONDS = 2.0
 """Budget of a batch behind the requests; nobody waits for it."""
@@ -102,7 +101,7 @@ class Limiter:
         elsewhere: tuple[Debit, ...],
         at_ms: int,
         budget_seconds: float | None,
-    ) -> "_Answer":
+    ) -> Answer:
         """Reserve in one slot, once more if budgets have come into another period."""
         while True:
             side = sides(reservation, at_ms)[index]
@@ -110,12 +109,12 @@ class Limiter:
             reply = await script(
                 self._redis, keys, arguments, budget_seconds=budget_seconds
             )
-            if reply[0] == _STALE:
+            if reply[0] == STALE:
                 at_ms = reply[1]
                 continue
-            if reply[0] == _OVER:
+            if reply[0] == OVER:
                 raise Unavailable("the exchange is over", transient=False)
-            return _Answer.parse(reply, side, elsewhere)
+            return Answer.parse(reply, side, elsewhere)
 
     def _give_back(self, reservation: Reservation, taken: tuple[Debit, ...]) -> None:
         """Release in the fleet's slot, in the background.
@@ -332,53 +331,5 @@ def _read(text: bytes) -> Stored:
         return Stored("")
 
 
-_REPEATED, _GRANTED, _OVER, _STALE = 2, 1, -1, -2
-"""Verdicts of RESERVE."""
 _REAPED, _RESERVED = 2, 3
 """Replies of RELEASE that ask for more."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What one slot says to a reservation; limits are numbered within it.
-
-    `debits`: what it and those before it charged; `binding`: the limit without room.
-    """
-
-    side: Side
-    levels: list[int]
-    debits: tuple[Debit, ...] = ()
-    shadowed: tuple[int, ...] = ()
-    binding: int | None = None
-    wait_ms: float = 0
-
-    @classmethod
-    def parse(cls, reply: Reply, side: Side, elsewhere: tuple[Debit, ...]) -> "_Answer":
-        verdict, *rest = reply
-        if verdict == _GRANTED:
-            bits, *levels = rest
-            if not bits:
-                return cls(side, levels, elsewhere + side.debits)
-            shadowed = tuple(index for index in range(len(levels)) if bits >> index & 1)
-            debits = tuple(
-                debit
-                for index, debit in enumerate(side.debits)
-                if index not in shadowed
-            )
-            return cls(side, levels, elsewhere + debits, shadowed)
-        if verdict == _REPEATED:
-            text, *levels = rest
-            is_fleet = side.slot == shards.FLEET
-            debits = tuple(
-                it for it in decode_facts(text).debits if it.scope.is_fleet == is_fleet
-            )
-            taken = {(it.scope, it.measure) for it in debits}
-            shadowed = tuple(
-                index
-                for index, it in enumerate(side.debits)
-                if (it.scope, it.measure) not in taken
-            )
-            return cls(side, levels, elsewhere + debits, shadowed)
-        binding, wait_ms, *levels = rest
-        wait = math.inf if wait_ms < 0 else wait_ms
-        return cls(side, levels, binding=binding - 1, wait_ms=wait)
