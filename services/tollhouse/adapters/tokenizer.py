@@ -13,15 +13,17 @@ from tokenizers import Tokenizer
 from tollhouse.adapters.configuration import ConfigurationError
 from tollhouse.core.catalog import Model
 
-INLINE_BYTES = 8192
-"""Up to here, 1 to 2 ms, a thread costs more than it saves."""
+INLINE_BYTES = 4096
+INLINE_TEXTS = 64
+"""Up to here, 1 ms, a thread costs more than it saves; odd texts take ten times it."""
 MOST_BYTES = 262_144
 """What is counted of a prompt: 60 to 120 ms. Envoy waits for a second."""
 THREADS = 2
 """Long prompts counted at once; more wait."""
-MOST_WAITING = 8
-"""For a turn: half a second. Who comes then is not counted: nothing bounds how many
-long prompts a tenant sends, and Envoy would give up on everybody's."""
+MOST_UNDER_WAY_BYTES = 8 * MOST_BYTES
+PATIENCE_SECONDS = 0.5
+"""Who comes when so much is under way, or waits for longer, is not counted: nothing
+bounds how many long prompts a tenant sends, and Envoy would give up on everybody's."""
 
 
 class Tokenizers:
@@ -30,7 +32,7 @@ class Tokenizers:
     def __init__(self) -> None:
         self._of: dict[str, Tokenizer] = {}
         self._turns = asyncio.Semaphore(THREADS)
-        self._under_way = 0
+        self._under_way: dict[asyncio.Task[int], int] = {}
 
     def load(self, models: Iterable[Model]) -> None:
         """Read the files of these models, when they start or their catalog changes.
@@ -58,16 +60,23 @@ class Tokenizers:
         """
         tokenizer = self._of[model]
         size = sum(len(text.encode()) for text in texts)
-        if size <= INLINE_BYTES:
+        if size <= INLINE_BYTES and len(texts) <= INLINE_TEXTS:
             return _count(tokenizer, texts)
-        if self._under_way >= THREADS + MOST_WAITING:
+        takes = min(size, MOST_BYTES)
+        if sum(self._under_way.values()) + takes > MOST_UNDER_WAY_BYTES:
             return None
-        self._under_way += 1
-        try:
-            async with self._turns:
-                return await asyncio.to_thread(_count_long, tokenizer, texts, size)
-        finally:
-            self._under_way -= 1
+        counting = asyncio.create_task(self._count_in_turn(tokenizer, texts, size))
+        # A thread can't be stopped: it keeps its turn and its bytes until it is done.
+        self._under_way[counting] = takes
+        counting.add_done_callback(self._under_way.pop)
+        await asyncio.wait([counting], timeout=PATIENCE_SECONDS)
+        return counting.result() if counting.done() else None
+
+    async def _count_in_turn(
+        self, tokenizer: Tokenizer, texts: Sequence[str], size: int
+    ) -> int:
+        async with self._turns:
+            return await asyncio.to_thread(_count_long, tokenizer, texts, size)
 
 
 def _open(file: Path) -> Tokenizer:
