@@ -239,6 +239,11 @@ def _to_json(setting: Setting, results: Sequence[Result]) -> dict[str, object]:
 
 def _print(setting: Setting, results: Sequence[Result]) -> None:
     limit, mean = setting.units_per_minute, setting.mean_units
+    if setting.run_ms < setting.burst_seconds * 1000:
+        Console(sys.stderr).warning(
+            f"all requests come within {setting.run_ms / 1000:g} s, less than the "
+            "burst: utilisation says nothing"
+        )
     each = "" if setting.owners == 1 else f" for each of {setting.owners}"
     console = Console()
     console.line(

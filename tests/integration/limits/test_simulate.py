@@ -176,7 +176,7 @@ def test_a_silent_trace_takes_no_time(figures, tmp_path):
 def test_table(run):
     """Workload and limit in one line, then a line per policy."""
     status, out, err = run(
-        *("--synthetic", "--minutes", "0.2", "--limit", "50000"),
+        *("--synthetic", "--minutes", "0.5", "--limit", "50000"),
         *("--policy", "learned", "--policy", "charge-after"),
     )
     said, header, *lines = out.splitlines()
@@ -188,6 +188,17 @@ def test_table(run):
     )
     assert ["learned", "charge-after"] == [line.split()[0] for line in lines]
     assert {6} == {len(line.split()) for line in lines}
+
+
+def test_a_run_shorter_than_the_burst_says_so(run, tmp_path):
+    """One request is admitted from the burst: of no limit it uses a million percent."""
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text('{"at": 1, "input": 812, "output": 143}\n')
+    status, out, err = run("--trace", str(trace), "--limit", "100000")
+
+    assert 0 == status
+    assert "POLICY" in out
+    assert err.startswith("warning: all requests come within ")
 
 
 def test_progress_is_for_terminals(monkeypatch, run):
