@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tollhouse.core.buckets import GRAINS, Bucket, correct, drain, quota, wait_ms
-from tollhouse.core.limits import Limit, Measure, Scope
+from tollhouse.core.limits import (
+    LONGEST_BURST_SECONDS,
+    MONEY,
+    MOST,
+    MOST_MONEY,
+    MOST_PER_MINUTE,
+    Limit,
+    Measure,
+    Scope,
+)
 from tollhouse.core.reservation import Quota
 
 rates = st.integers(1, 10**7)
@@ -70,3 +79,13 @@ def test_remaining_is_what_fits_now():
     assert Quota(600, 98, 0.1001) == quota(bucket, 60_060)
     assert Quota(600, 0, 20.0) == quota(bucket, 200 * GRAINS)
     assert Quota(0, 0, 0.0) == quota(Bucket(0, 0), 0)
+
+
+def test_redis_counts_the_largest_limits():
+    """Any rate with any burst, and any sum of money, in the doubles of its scripts."""
+    limit = Limit(
+        Scope.KEY, Measure.UNITS, MOST_PER_MINUTE, burst=LONGEST_BURST_SECONDS
+    )
+
+    assert Bucket.of(limit).capacity < MOST
+    assert MOST_MONEY * MONEY < MOST
