@@ -100,7 +100,7 @@ async def test_the_sdks_own_retries_find_the_room_they_were_told_of(stack, make_
 
     refusals = [it for it in answers if isinstance(it, BaseException)]
     assert all(isinstance(it, openai.RateLimitError) for it in refusals)
-    assert len(refusals) <= 0.1 * 24, refusals[0]
+    assert len(refusals) <= 4, refusals[0]
 
 
 async def test_a_budget_that_is_used_up_is_not_tried_again(stack, make_key):

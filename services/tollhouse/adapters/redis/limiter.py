@@ -34,6 +34,8 @@ REAPED_AT_ONCE = 100
 
 Place = tuple[int, str]
 """Slot and id of an exchange."""
+_PERIODS_TRIED = 3
+"""The exchange's own time, Redis' time, and once more where a period ends in between."""
 
 
 class Limiter:
@@ -103,18 +105,18 @@ class Limiter:
         budget_seconds: float | None,
     ) -> Answer:
         """Reserve in one slot, once more if budgets have come into another period."""
-        while True:
+        for _ in range(_PERIODS_TRIED):
             side = sides(reservation, at_ms)[index]
             script, keys, arguments = self._steps.reserve(reservation, side, elsewhere)
             reply = await script(
                 self._redis, keys, arguments, budget_seconds=budget_seconds
             )
-            if reply[0] == STALE:
-                at_ms = reply[1]
-                continue
             if reply[0] == OVER:
                 raise Unavailable("the exchange is over", transient=False)
-            return Answer.parse(reply, side, elsewhere)
+            if reply[0] != STALE:
+                return Answer.parse(reply, side, elsewhere)
+            at_ms = reply[1]
+        raise Unavailable("Redis and we do not agree on the time")
 
     def _give_back(self, reservation: Reservation, taken: tuple[Debit, ...]) -> None:
         """Release in the fleet's slot, in the background.
