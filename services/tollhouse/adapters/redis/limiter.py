@@ -35,7 +35,7 @@ REAPED_AT_ONCE = 100
 Place = tuple[int, str]
 """Slot and id of an exchange."""
 _PERIODS_TRIED = 3
-"""The exchange's own time, Redis' time, and once more where a period ends in between."""
+"""By the exchange's time, by Redis', and once more where a period ends meanwhile."""
 
 
 class Limiter:
