@@ -3,7 +3,7 @@
     python -m bench.limits_live [--minutes M] [--load FRACTION] [--seed N]
 
 64 clients, a stack of `tollhouse up`, a scripted backend. Prints the figures of both
-and how far they are apart. docs/bench.md keeps one run.
+and how far they are apart. docs/simulation.md keeps some runs.
 """
 
 import argparse
