@@ -178,8 +178,10 @@ class ExternalProcessorServicer:
     async def _reserve(self, command: Reserve) -> Verdict:
         try:
             return await self._ladder.reserve(command.reservation, command.redis_down)
-        except Unavailable:
-            return None  # the ladder says so once, not for each request
+        except Unavailable as error:
+            if not error.transient:  # of the others the ladder tells, once
+                _log.error("reservation.failed", reason=str(error))
+            return None
 
     async def _hold(self, command: Reserve) -> Verdict:
         """Ask again until there is room, something else refuses, or the time is up."""

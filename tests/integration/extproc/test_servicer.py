@@ -388,3 +388,22 @@ async def test_a_bug_is_an_error_status_never_a_free_ride(server, live, redis):
     assert grpc.StatusCode.INTERNAL is status
     assert ["request_headers"] == [it.WhichOneof("response") for it in replies]
     assert ["admission.failed"] == [it["event"] for it in logs]
+
+
+async def test_a_redis_that_does_not_want_us_is_told_to_the_operator(
+    server, live, redis, redis_url
+):
+    """It does not pass by itself: somebody has to give us leave."""
+    await redis.call("ACL", "SETUSER", "narrow", "on", ">pass", "+ping", "~*")
+    narrow = await Redis.connect(redis_url, username="narrow", password="pass")
+    made, address = server
+    servicer_of(live, Limiter(narrow), narrow).add_to(made)
+    await made.start()
+    with capture_logs() as logs:
+        refusal = (await answered(address)).immediate_response
+    await narrow.close()
+
+    assert 503 == refusal.status.code
+    assert ("reservation.failed", "Redis answered NOPERM") in [
+        (it["event"], it.get("reason")) for it in logs
+    ]
