@@ -354,9 +354,8 @@ class Model:
         stored = first.exchanges.get(id_)
         if first is refusing or not isinstance(stored, ex.Reserved):
             return
-        if first.debits(stored.facts):
-            self._release(first, id_)
-            first.exchanges[id_] = None
+        self._release(first, id_)
+        first.exchanges[id_] = None
 
     def beat(self, beat: ex.Beat) -> None:
         for slot in self.slots_of(beat.facts):

@@ -7,6 +7,7 @@ from typing import cast
 
 import grpc
 import pytest
+from msgspec import structs
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as otlp
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as service
 from opentelemetry.sdk.metrics import MeterProvider
@@ -120,7 +121,7 @@ def test_verdicts_are_counted_by_limit_scope_and_rung(measured):
     metrics.judged(Rung.LOCAL, "m-2", "demo")
     metrics.refused(LIMIT, "m-2", "demo")
     metrics.refused(LIMIT, "m-2", "demo")
-    metrics.shadowed(replace(LIMIT, scope=Scope.KEY), "m-2", "demo")
+    metrics.shadowed(structs.replace(LIMIT, scope=Scope.KEY), "m-2", "demo")
     metrics.lessons_dropped(3)
 
     limit = {"limit": "units_per_day", "scope": "tenant_model", **OF}

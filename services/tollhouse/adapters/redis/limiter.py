@@ -82,14 +82,15 @@ class Limiter:
                     reservation, index, taken, at_ms, budget_seconds
                 )
             except Unavailable as error:
-                if not error.transient:
-                    self._give_back(reservation, taken)
+                if index and not error.transient:
+                    self._give_back(reservation)
                 raise
             indexes = answer.side.indexes
             for limit, level in zip(indexes, answer.levels, strict=True):
                 levels[limit] = level
             if answer.binding is not None:
-                self._give_back(reservation, taken)
+                if index:
+                    self._give_back(reservation)
                 binding = indexes[answer.binding]
                 return room.refused(limits, levels, binding, answer.wait_ms)
             taken = answer.debits
@@ -118,14 +119,12 @@ class Limiter:
             at_ms = reply[1]
         raise Unavailable("Redis and we do not agree on the time")
 
-    def _give_back(self, reservation: Reservation, taken: tuple[Debit, ...]) -> None:
-        """Release in the fleet's slot, in the background.
+    def _give_back(self, reservation: Reservation) -> None:
+        """Release in the fleet's slot, which was first, in the background.
 
         Nobody waits for it: if it fails, the ledger releases, and else the lease ends.
         It leaves no tombstone, for no RESERVE is under way there.
         """
-        if not taken:
-            return
         place = shards.FLEET, reservation.exchange_id
         task = asyncio.create_task(self._release_quietly([place]))
         self._giving_back.add(task)
