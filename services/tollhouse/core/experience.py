@@ -13,6 +13,9 @@ from tollhouse.core.histogram import MOST_SAMPLES, Quantiles
 ENOUGH_SAMPLES = 50
 """A cohort with fewer says nothing, the next one is asked: of so many, five are above
 P90."""
+FEW_SAMPLES = 5
+"""What a median needs: without one, places are held for a whole lease while Redis is
+away, so a rough one is better than none."""
 MOST_COHORTS = 4096
 
 
@@ -95,7 +98,7 @@ class Experience:
     def duration_ms(self, tenant: str, model: str) -> int:
         """Median from admission to the end; 0: not known."""
         for learned in self._of_tenant_then_model(tenant, model):
-            if learned.duration.samples >= ENOUGH_SAMPLES:
+            if learned.duration.samples >= FEW_SAMPLES:
                 return learned.duration.median
         return 0
 

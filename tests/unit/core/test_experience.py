@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from tollhouse.core.experience import (
     ENOUGH_SAMPLES,
+    FEW_SAMPLES,
     Cohort,
     Experience,
     Learned,
@@ -75,6 +76,17 @@ def test_duration_and_refund_leave_a_cohort_that_has_not_learned():
 
     assert [700, 800, 0] == [it.duration_ms("acme", "m") for it in (both, one, none)]
     assert [0.3, 0.5, 0] == [it.refund_part("acme", "m") for it in (both, one, none)]
+
+
+@pytest.mark.parametrize(
+    ("samples", "told"), [(FEW_SAMPLES - 1, 800), (FEW_SAMPLES, 700)]
+)
+def test_a_median_needs_few_samples(samples, told):
+    """A rough one holds places better than a whole lease does."""
+    own = Learned(duration=Quantiles(samples, 700, 900))
+    model = Learned(duration=Quantiles(50, 800, 900))
+
+    assert told == knowing(own=own, model=model).duration_ms("acme", "m")
 
 
 def test_asking_for_something_unknown_is_a_wish_until_it_is_learned():
