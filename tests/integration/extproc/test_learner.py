@@ -12,6 +12,7 @@ from msgspec import structs
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
+from tests import examples
 from tests.redis_process import running_redis
 from tollhouse.adapters.ledger import LedgerReader
 from tollhouse.adapters.metrics import Metrics
@@ -20,25 +21,15 @@ from tollhouse.adapters.redis.experience import Lessons, Refresher
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.positions import Positions
 from tollhouse.adapters.redis.shards import outbox, shard
-from tollhouse.core.exchange import Settlement
 from tollhouse.core.experience import Experience
 from tollhouse.core.histogram import EDGES, bin_of
 from tollhouse.core.ids import exchange_id
 from tollhouse.core.problems import Unavailable
-from tollhouse.core.usage import CountSource, Facts, TokenUsage, UsageKind
+from tollhouse.core.usage import TokenUsage
 from tollhouse.extproc.learner import MOST_WAITING, Learner
 from tollhouse.extproc.settler import Settler
 
-FACTS = Facts(
-    tenant="acme",
-    key_id="k",
-    plan="demo",
-    operation="chat",
-    requested_model="m",
-    served_model="m",
-    cluster="c",
-    provider="triton",
-    weights=(1, 0, 5),
+FACTS = examples.facts(
     reserved_units=1000,
     input_estimate=22,
     output_estimate=64,
@@ -70,18 +61,7 @@ def line(number, **changes):
 
 def settlement():
     now_ms = time.time_ns() // 1_000_000
-    return Settlement(
-        exchange_id=exchange_id(now_ms, bytes(10)),
-        facts=FACTS,
-        kind=UsageKind.FINAL,
-        usage=TokenUsage(11, 32),
-        input_source=CountSource.BACKEND,
-        output_source=CountSource.BACKEND,
-        started_ms=now_ms,
-        first_ms=0,
-        ended_ms=now_ms,
-        flags="",
-    )
+    return examples.settlement(now_ms, facts=FACTS, usage=TokenUsage(11, 32))
 
 
 class Measured:

@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
+from tests import examples
 from tests.redis_process import running_redis
 from tollhouse.adapters.ledger import LedgerReader
 from tollhouse.adapters.redis.client import Redis
@@ -21,7 +22,6 @@ from tollhouse.core.ids import exchange_id
 from tollhouse.core.limits import Debit, Limit, Measure, Scope
 from tollhouse.core.problems import Unavailable
 from tollhouse.core.reservation import Granted, Reservation
-from tollhouse.core.usage import Facts
 from tollhouse.extproc.settler import Settler
 
 TENANT = "acme"
@@ -32,17 +32,8 @@ LIMITS = tuple(
     for scope in (Scope.KEY, Scope.TENANT_MODEL)
     for measure, value in ((Measure.UNITS, 60_000), (Measure.CONCURRENT, 100))
 )
-FACTS = Facts(
+FACTS = examples.facts(
     tenant=TENANT,
-    key_id="k",
-    plan="demo",
-    operation="chat",
-    requested_model="m",
-    served_model="m",
-    cluster="c",
-    provider="triton",
-    weights=(1, 0, 5),
-    reserved_units=100,
     input_estimate=10,
     output_estimate=18,
     debits=tuple(

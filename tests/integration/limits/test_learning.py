@@ -13,11 +13,12 @@ import redis as redis_py
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests import examples
 from tests.redis_process import running_redis
 from tollhouse.adapters.redis import shards
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.experience import KEPT_MS, Lessons, Refresher
-from tollhouse.core.catalog import Model, Operation, Policy, Provider, Weights
+from tollhouse.core.catalog import Operation, Policy, Weights
 from tollhouse.core.estimate import estimate
 from tollhouse.core.experience import Cohort, Experience, Ratio
 from tollhouse.core.histogram import EDGES, Histogram, bin_of
@@ -26,21 +27,8 @@ from tollhouse.core.lesson import Lesson
 from tollhouse.core.limits import Limit, Measure, Scope
 from tollhouse.core.openai import parse
 from tollhouse.core.reservation import Granted, Reservation
-from tollhouse.core.usage import Facts
 
-MODEL = Model(
-    name="m",
-    cluster="c",
-    provider=Provider.TRITON,
-    operations=frozenset(Operation),
-    context=4096,
-    default_output_tokens=256,
-    max_output_tokens=1024,
-    weights=Weights(1, 0, 1),
-    bytes_per_token=4.0,
-    inject_default=True,
-    created=0,
-)
+MODEL = examples.model(weights=Weights(1, 0, 1))
 COHORTS = [Cohort("acme", "m"), Cohort("acme", ""), Cohort("", "m")]
 SOON = 5.0
 
@@ -332,15 +320,7 @@ def reservation(number, seed, experience):
         exchange_id=exchange_id(
             time.time_ns() // 1_000_000, (seed * 100 + number).to_bytes(10)
         ),
-        facts=Facts(
-            tenant="acme",
-            key_id="k",
-            plan="demo",
-            operation="chat",
-            requested_model="m",
-            served_model="m",
-            cluster="c",
-            provider="triton",
+        facts=examples.facts(
             weights=(weights.input, weights.cached_input, weights.output),
             reserved_units=expected.units(weights),
             input_estimate=expected.input_tokens,

@@ -17,37 +17,18 @@ from opentelemetry.sdk.metrics.export import (
     NumberDataPoint,
 )
 
+from tests import examples
 from tollhouse.adapters.metrics import Metrics, Rung
-from tollhouse.core.exchange import Settlement
-from tollhouse.core.ids import exchange_id
 from tollhouse.core.limits import Limit, Measure, Scope
 from tollhouse.core.usage import CountSource, Facts, TokenUsage, UsageKind
 
 LIMIT = Limit(Scope.TENANT_MODEL, Measure.UNITS_PER_DAY, 1000)
-SETTLED = Settlement(
-    exchange_id=exchange_id(1_800_000_000_000, bytes(10)),
-    facts=Facts(
-        tenant="acme",
-        key_id="k1",
-        plan="demo",
-        operation="chat",
-        requested_model="m",
-        served_model="m-2",
-        cluster="c",
-        provider="triton",
-        weights=(1, 0, 5),
-        reserved_units=120,
-        input_estimate=20,
-        output_estimate=20,
+SETTLED = examples.settlement(
+    1_800_000_000_000,
+    facts=examples.facts(
+        served_model="m-2", reserved_units=120, input_estimate=20, output_estimate=20
     ),
-    kind=UsageKind.FINAL,
     usage=TokenUsage(10, 4),
-    input_source=CountSource.BACKEND,
-    output_source=CountSource.BACKEND,
-    started_ms=0,
-    first_ms=0,
-    ended_ms=0,
-    flags="",
 )
 
 

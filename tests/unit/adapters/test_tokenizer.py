@@ -8,31 +8,18 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
+from tests import examples
 from tollhouse.adapters.configuration import ConfigurationError
 from tollhouse.adapters.tokenizer import (
     INLINE_BYTES,
     MOST_BYTES,
     Tokenizers,
 )
-from tollhouse.core.catalog import Model, Operation, Provider, Weights
 
 ROOT = Path(__file__).resolve().parents[3]
 FILE = ROOT / "deploy/engine/release/tokenizer.json"
 CORPUS = (ROOT / "deploy/engine/corpus.txt").read_text("utf-8")
-MODEL = Model(
-    name="tiny",
-    cluster="c",
-    provider=Provider.TRITON,
-    operations=frozenset(Operation),
-    context=4096,
-    default_output_tokens=256,
-    max_output_tokens=1024,
-    weights=Weights(),
-    bytes_per_token=4.0,
-    inject_default=True,
-    created=0,
-    tokenizer=FILE,
-)
+MODEL = examples.model(name="tiny", tokenizer=FILE)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import examples
 from tollhouse.core.buckets import GRAINS, Bucket, wait_ms
-from tollhouse.core.catalog import Model, Operation, Policy, Provider, Weights
+from tollhouse.core.catalog import Operation, Policy, Provider, Weights
 from tollhouse.core.estimate import (
     IMAGE_TOKENS,
     LEAST_LEARNED_OUTPUT,
@@ -21,19 +22,7 @@ from tollhouse.core.histogram import Histogram, Quantiles, bin_of
 from tollhouse.core.limits import Limit, Measure, Scope
 from tollhouse.core.openai import forwarded, parse
 
-MODEL = Model(
-    name="m",
-    cluster="c",
-    provider=Provider.TRITON,
-    operations=frozenset(Operation),
-    context=4096,
-    default_output_tokens=256,
-    max_output_tokens=1024,
-    weights=Weights(1, 0, 5),
-    bytes_per_token=4.0,
-    inject_default=True,
-    created=0,
-)
+MODEL = examples.model()
 BARE = replace(MODEL, provider=Provider.OPENAI, inject_default=False)
 SHORT = replace(MODEL, default_output_tokens=64)
 NONE = Experience()

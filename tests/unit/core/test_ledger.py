@@ -6,26 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import examples
 from tollhouse.core.exchange import Beat, Release, Settlement
 from tollhouse.core.ids import exchange_id
 from tollhouse.core.ledger import judge, parse
 from tollhouse.core.limits import Debit, Measure, Scope
 from tollhouse.core.problems import ProtocolError
-from tollhouse.core.usage import CountSource, Facts, TokenUsage, UsageKind
+from tollhouse.core.usage import CountSource, TokenUsage, UsageKind
 
 STARTED = 1_700_000_000_123
 ID = exchange_id(STARTED + 2, b"0123456789")
-FACTS = Facts(
-    tenant="acme",
-    key_id="k",
-    plan="demo",
-    operation="chat",
-    requested_model="m",
-    served_model="m",
-    cluster="c",
-    provider="triton",
-    weights=(1, 0, 5),
-    reserved_units=100,
+FACTS = examples.facts(
     input_estimate=40,
     output_estimate=12,
     debits=(Debit(Scope.KEY, Measure.UNITS, 1000),),

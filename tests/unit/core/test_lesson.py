@@ -5,40 +5,25 @@ from dataclasses import replace
 import pytest
 from msgspec.structs import replace as with_facts
 
-from tollhouse.core.exchange import Settlement
+from tests import examples
 from tollhouse.core.experience import Ratio
-from tollhouse.core.ids import exchange_id
 from tollhouse.core.lesson import OLDEST_MS, lesson
-from tollhouse.core.usage import CountSource, Facts, TokenUsage, UsageKind
+from tollhouse.core.usage import CountSource, TokenUsage, UsageKind
 
 NOW_MS = 1_800_000_000_000
-FACTS = Facts(
-    tenant="acme",
-    key_id="k",
-    plan="demo",
-    operation="chat",
-    requested_model="m",
-    served_model="m",
-    cluster="c",
-    provider="triton",
-    weights=(1, 0, 5),
+FACTS = examples.facts(
     reserved_units=500,
     input_estimate=20,
     output_estimate=96,
     text_bytes=40,
     framing=4,
 )
-SETTLED = Settlement(
-    exchange_id=exchange_id(NOW_MS - 3000, bytes(10)),
+SETTLED = examples.settlement(
+    NOW_MS - 3000,
     facts=FACTS,
-    kind=UsageKind.FINAL,
     usage=TokenUsage(14, 60),
-    input_source=CountSource.BACKEND,
-    output_source=CountSource.BACKEND,
-    started_ms=NOW_MS - 3000,
     first_ms=NOW_MS - 2000,
     ended_ms=NOW_MS - 500,
-    flags="",
 )
 
 

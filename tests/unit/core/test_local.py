@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import examples
 from tollhouse.core.buckets import GRAINS, Bucket
 from tollhouse.core.ids import exchange_id
 from tollhouse.core.limits import Debit, Limit, Measure, Scope
 from tollhouse.core.local import LocalLimits, Share
 from tollhouse.core.reservation import Granted, Refused, Reservation, Typical
-from tollhouse.core.usage import Facts
 
 NOON_MS = 1_800_014_400_000  # 2027-01-15 12:00 UTC
 DAY_MS = 86_400_000
@@ -30,27 +30,17 @@ the limit admits at once, how many times."""
 
 
 def ask(*limits, units=100, at_ms=NOON_MS, duration_ms=0, **changes):
-    facts = {
-        "tenant": "acme",
-        "key_id": "k1",
-        "plan": "demo",
-        "operation": "chat",
-        "requested_model": "m1",
-        "served_model": "m1",
-        "cluster": "c1",
-        "provider": "triton",
-        "weights": (1, 0, 5),
-        "reserved_units": units,
-        "input_estimate": units,
-        "output_estimate": 0,
-        "prices": (3, 0, 0),
-    }
-    return Reservation(
-        exchange_id(at_ms, bytes(10)),
-        Facts(**(facts | changes)),
-        limits,
-        Typical(duration_ms),
+    facts = examples.facts(
+        **{
+            "reserved_units": units,
+            "input_estimate": units,
+            "output_estimate": 0,
+            "prices": (3, 0, 0),
+        }
+        | changes
     )
+    id_ = exchange_id(at_ms, bytes(10))
+    return Reservation(id_, facts, limits, Typical(duration_ms))
 
 
 def per_minute(value, measure=Measure.UNITS, scope=Scope.TENANT_MODEL, **more):

@@ -1,14 +1,14 @@
 """What of an OpenAI body is read, refused and forwarded."""
 
 import json
-from dataclasses import replace
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tollhouse.core.catalog import Model, Operation, Provider, Weights
+from tests import examples
+from tollhouse.core.catalog import Operation, Provider
 from tollhouse.core.openai import (
     MAX_CHOICES,
     MAX_MESSAGES,
@@ -23,23 +23,7 @@ from tollhouse.core.problems import Problem
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
-MODEL = Model(
-    name="m",
-    cluster="c",
-    provider=Provider.TRITON,
-    operations=frozenset(Operation),
-    context=4096,
-    default_output_tokens=256,
-    max_output_tokens=1024,
-    weights=Weights(),
-    bytes_per_token=4.0,
-    inject_default=True,
-    created=0,
-)
-
-
-def model(**changes):
-    return replace(MODEL, **changes)
+MODEL = examples.model()
 
 
 def chat(**fields):
@@ -54,7 +38,7 @@ def refusal(body, operation=Operation.CHAT):
 
 
 def forward(request, **changes):
-    body, injected = forwarded(request, model(**changes))
+    body, injected = forwarded(request, examples.model(**changes))
     return json.loads(body), injected
 
 
@@ -124,7 +108,7 @@ class TestBody:
             b'"seed":12345678901234567890,"vendor":{"b":1e2,"a":[]}}'
         )
 
-        sent, _ = forwarded(parse(Operation.CHAT, body), model())
+        sent, _ = forwarded(parse(Operation.CHAT, body), examples.model())
 
         assert b'"seed":12345678901234567890' in sent
         assert b'"vendor":{"b":1e2,"a":[]}' in sent
@@ -159,7 +143,7 @@ class TestModel:
 
     def test_refuses_an_operation_it_does_not_serve(self):
         """A completion sent to a chat model never reaches it."""
-        only_text = model(operations=frozenset({Operation.COMPLETIONS}))
+        only_text = examples.model(operations=frozenset({Operation.COMPLETIONS}))
 
         with pytest.raises(Problem):
             fit(chat(), only_text)
@@ -170,15 +154,15 @@ class TestModel:
         request = chat(messages=[{"role": "user", "content": [part]}])
 
         assert 1 == request.images
-        fit(request, model(provider=Provider.OPENAI))
+        fit(request, examples.model(provider=Provider.OPENAI))
         with pytest.raises(Problem) as caught:
-            fit(request, model())
+            fit(request, examples.model())
         assert "messages" == caught.value.param
 
     def test_refuses_a_cap_above_the_largest(self):
         """A cap that no backend could serve is named, with the field."""
         with pytest.raises(Problem) as caught:
-            fit(chat(max_tokens=1025), model())
+            fit(chat(max_tokens=1025), examples.model())
 
         assert "max_tokens" == caught.value.param
 
