@@ -1,5 +1,6 @@
-"""Fixtures of the end-to-end tests: one running stack for all that only use it."""
+"""Fixtures of the end-to-end tests: a running stack, and keys for it."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -15,3 +16,16 @@ def stack() -> Iterator[RunningStack]:
     """
     with short_folder() as folder, running_stack(folder) as running:
         yield running
+
+
+@pytest.fixture
+def make_key(stack):
+    """Make a tenant on a plan, with a key."""
+
+    def make(tenant: str, plan: str) -> str:
+        stack.run("tenants", "create", tenant, "--plan", plan)
+        created = stack.run("keys", "create", "--tenant", tenant, "--json")
+        key: str = json.loads(created)["key"]
+        return key
+
+    return make

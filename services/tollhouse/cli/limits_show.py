@@ -13,7 +13,7 @@ import msgspec
 
 from tollhouse.adapters.configuration import ConfigurationError, load
 from tollhouse.adapters.redis.keyring import Keyring, KeyringError
-from tollhouse.adapters.redis.levels import Levels, Place, Taken
+from tollhouse.adapters.redis.levels import Levels, Owned, Taken
 from tollhouse.adapters.redis.records import ACTIVE, ApiKey, Tenant
 from tollhouse.cli import keyring, places
 from tollhouse.cli.console import Console
@@ -58,7 +58,7 @@ class _Row:
     """One limit and how it stands."""
 
     limit: Limit
-    place: Place
+    place: Owned
     taken: Taken
     standing: Standing
 
@@ -99,7 +99,7 @@ def _show(args: argparse.Namespace) -> None:
         owners = _owners(ring, args.tenant, args.key)
     models = [args.model] if args.model is not None else list(catalog.models)
     # By key: tenants of different priority share one capacity.
-    found: dict[str, tuple[Place, Limit]] = {}
+    found: dict[str, tuple[Owned, Limit]] = {}
     unplanned: dict[str, None] = {}
     with closing(Levels(keyring.redis_url(args))) as levels:
         now_ms = levels.now_ms()
@@ -158,7 +158,7 @@ def _no_key(key_id: str, tenant: str | None) -> str:
 
 def _limits(
     catalog: Catalog, principal: Principal, models: Sequence[str], now_ms: int
-) -> Iterator[tuple[Place, Limit]]:
+) -> Iterator[tuple[Owned, Limit]]:
     """Find every limit of a caller: most are those of many keys and models."""
     tenant, key_id = principal.tenant, principal.key_id
     for model in models:
@@ -174,7 +174,7 @@ def _limits(
             if scope is Scope.KEY and not key_id:
                 continue
             yield (
-                Place(
+                Owned(
                     debit(limit, now_ms),
                     "" if scope.is_fleet else tenant,
                     key_id if scope is Scope.KEY else "",

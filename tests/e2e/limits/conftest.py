@@ -1,6 +1,5 @@
 """One stack for what clients meet at their limits: units are tokens here."""
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -46,16 +45,3 @@ def stack(config) -> Iterator[RunningStack]:
     """The stack of this folder's tests."""
     with running_stack(config.parent, config=config) as running:
         yield running
-
-
-@pytest.fixture
-def make_key(stack):
-    """Make a tenant on a plan, with a key."""
-
-    def make(tenant: str, plan: str) -> str:
-        stack.run("tenants", "create", tenant, "--plan", plan)
-        created = stack.run("keys", "create", "--tenant", tenant, "--json")
-        key: str = json.loads(created)["key"]
-        return key
-
-    return make

@@ -1,6 +1,5 @@
 """One stack for the main job's tests: plans for load, for exact books, for refusals."""
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -34,19 +33,6 @@ def stack() -> Iterator[RunningStack]:
         config = write_config(folder / "main.yaml", plans=PLANS, engine=ENGINE)
         with running_stack(folder, config=config) as running:
             yield running
-
-
-@pytest.fixture
-def make_key(stack):
-    """Make a tenant on a plan, with a key."""
-
-    def make(tenant: str, plan: str) -> str:
-        stack.run("tenants", "create", tenant, "--plan", plan)
-        created = stack.run("keys", "create", "--tenant", tenant, "--json")
-        key: str = json.loads(created)["key"]
-        return key
-
-    return make
 
 
 @pytest.fixture

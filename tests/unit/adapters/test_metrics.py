@@ -20,7 +20,7 @@ from opentelemetry.sdk.metrics.export import (
 from tests import examples
 from tollhouse.adapters.metrics import Metrics, Rung
 from tollhouse.core.limits import Limit, Measure, Scope
-from tollhouse.core.usage import CountSource, Facts, TokenUsage, UsageKind
+from tollhouse.core.usage import CountSource, TokenUsage, UsageKind
 
 LIMIT = Limit(Scope.TENANT_MODEL, Measure.UNITS_PER_DAY, 1000)
 SETTLED = examples.settlement(
@@ -116,15 +116,10 @@ def test_verdicts_are_counted_by_limit_scope_and_rung(measured):
 
 def test_keys_and_tenants_make_no_series(measured):
     for number in range(100):
-        facts = replace_facts(key_id=f"k{number}", tenant=f"t{number}")
+        facts = examples.facts(key_id=f"k{number}", tenant=f"t{number}")
         measured.metrics.settled(replace(SETTLED, facts=facts))
 
     assert [2, 1] == [len(points) for points in measured.points().values()]
-
-
-def replace_facts(**changes):
-    plain = {name: getattr(SETTLED.facts, name) for name in Facts.__struct_fields__}
-    return Facts(**(plain | changes))
 
 
 class Collector(service.MetricsServiceServicer):

@@ -32,7 +32,7 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Owned:
     """One limit of one owner, as the facts of an exchange name it."""
 
     debit: Debit
@@ -78,7 +78,7 @@ class Levels:
             seconds, microseconds = self._redis.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
 
-    def read(self, places: Sequence[Place], now_ms: int) -> list[Taken]:
+    def read(self, places: Sequence[Owned], now_ms: int) -> list[Taken]:
         """Read the level of each place, in order."""
         with translated():
             slots = sorted({place.slot for place in places})
@@ -112,7 +112,7 @@ def _add(sums: dict[str, _Open], slot: int, text: str | None) -> None:
         return
     facts = stored.facts
     for debit in facts.debits:
-        place = Place(debit, facts.tenant, facts.key_id, facts.served_model)
+        place = Owned(debit, facts.tenant, facts.key_id, facts.served_model)
         if place.slot != slot:
             continue
         found = sums[place.key]
@@ -121,7 +121,7 @@ def _add(sums: dict[str, _Open], slot: int, text: str | None) -> None:
         found.money += stored.money
 
 
-def _ask(pipe: Any, place: Place, now_ms: int) -> None:
+def _ask(pipe: Any, place: Owned, now_ms: int) -> None:
     match place.debit.measure:
         case Measure.CONCURRENT:
             pipe.zcount(place.key, f"({now_ms}", "+inf")
@@ -131,7 +131,7 @@ def _ask(pipe: Any, place: Place, now_ms: int) -> None:
             pipe.get(place.key)
 
 
-def _level(place: Place, reply: str | int | None, opened: _Open, now_ms: int) -> Taken:
+def _level(place: Owned, reply: str | int | None, opened: _Open, now_ms: int) -> Taken:
     measure = place.debit.measure
     numbers = list(map(int, str(reply or 0).split()))
     level = numbers[0]

@@ -32,7 +32,7 @@ BATCH_SECONDS = 2.0
 REAPED_AT_ONCE = 100
 """Per slot and look; the rest waits for the next look."""
 
-Place = tuple[int, str]
+Located = tuple[int, str]
 """Slot and id of an exchange."""
 _PERIODS_TRIED = 3
 """By the exchange's time, by Redis', and once more where a period ends meanwhile."""
@@ -130,7 +130,7 @@ class Limiter:
         self._giving_back.add(task)
         task.add_done_callback(self._giving_back.discard)
 
-    async def _release_quietly(self, places: Sequence[Place]) -> None:
+    async def _release_quietly(self, places: Sequence[Located]) -> None:
         with contextlib.suppress(Unavailable):
             await self._release(places, kept_ms=0)
 
@@ -182,7 +182,7 @@ class Limiter:
         """Close every exchange whose lease has run out; returns as `apply` does."""
         return await self.reap(await self.expired())
 
-    async def expired(self) -> list[Place]:
+    async def expired(self) -> list[Located]:
         """Slots and ids of exchanges whose lease has run out, in all slots."""
         # Redis' clock made the leases' ends, so its clock judges them.
         seconds, microseconds = map(int, await self._redis.call("TIME"))
@@ -203,12 +203,12 @@ class Limiter:
             for exchange_id in ids
         ]
 
-    async def reap(self, expired: Sequence[Place]) -> set[int]:
+    async def reap(self, expired: Sequence[Located]) -> set[int]:
         """Close these exchanges, unless they are over or their lease was extended."""
         reaping: list[Writing] = []
         lost: list[Run] = []
         broken: list[tuple[str, str]] = []
-        late: list[Place] = []
+        late: list[Located] = []
         kept = await self._stored(expired)
         released = await self._released(expired, kept)
         for place, stored in zip(expired, kept, strict=True):
@@ -230,8 +230,8 @@ class Limiter:
         return await self._write(reaping)
 
     async def _released(
-        self, places: Sequence[Place], kept: Sequence[Stored | None]
-    ) -> set[Place]:
+        self, places: Sequence[Located], kept: Sequence[Stored | None]
+    ) -> set[Located]:
         """Find those of the fleet's slot that are released in their tenant's.
 
         Their RESERVE was under way meanwhile: they were never admitted, and the fleet's
@@ -263,7 +263,7 @@ class Limiter:
         )
 
     async def _release(
-        self, places: Sequence[Place], *, kept_ms: int = RELEASED_MS
+        self, places: Sequence[Located], *, kept_ms: int = RELEASED_MS
     ) -> set[int]:
         steps, written = self._steps, set[int]()
         known: list[Facts | None] = [None] * len(places)
@@ -312,7 +312,7 @@ class Limiter:
     async def _run(self, runs: Sequence[Run]) -> list[Reply]:
         return await run_all(self._redis, runs, budget_seconds=BATCH_SECONDS)
 
-    async def _stored(self, places: Sequence[Place]) -> list[Stored | None]:
+    async def _stored(self, places: Sequence[Located]) -> list[Stored | None]:
         keys = [shards.exchange(slot, exchange_id) for slot, exchange_id in places]
         texts = await self._many([("GET", key) for key in keys])
         return [None if text is None else _read(text) for text in texts]

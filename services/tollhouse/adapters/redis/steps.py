@@ -88,7 +88,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Place:
+class _Charged:
     """What an exchange is charged to in one slot."""
 
     slot: int
@@ -145,20 +145,20 @@ def slots(facts: Facts) -> tuple[int, ...]:
     return (shard,)
 
 
-def _place_of(facts: Facts, slot: int) -> _Place:
-    return _place(slot, facts.debits, facts.tenant, facts.key_id, facts.served_model)
+def _charged_in(facts: Facts, slot: int) -> _Charged:
+    return _charged(slot, facts.debits, facts.tenant, facts.key_id, facts.served_model)
 
 
 @lru_cache(maxsize=8192)
-def _place(
+def _charged(
     slot: int, debits: tuple[Debit, ...], tenant: str, key_id: str, model: str
-) -> _Place:
+) -> _Charged:
     is_fleet = slot == shards.FLEET
     mine = tuple(it for it in debits if it.scope.is_fleet == is_fleet)
     arguments: list[Argument] = []
     for debit in mine:
         arguments += (debit.measure.value, _number(debit))
-    return _Place(slot, _keys(slot, mine, tenant, key_id, model), tuple(arguments))
+    return _Charged(slot, _keys(slot, mine, tenant, key_id, model), tuple(arguments))
 
 
 def _keys(
@@ -213,62 +213,62 @@ class Steps:
 
         A RESERVE that comes within `kept_ms` is refused.
         """
-        place = _Place(slot, _keys(slot, (), "", "", ""), ())
+        charged = _Charged(slot, _keys(slot, (), "", "", ""), ())
         if facts is not None:
-            place = _place_of(facts, slot)
+            charged = _charged_in(facts, slot)
         arguments = (
             exchange_id,
             kept_ms,
             "" if facts is None else facts.tenant,
-            *place.arguments,
+            *charged.arguments,
         )
-        keys = (shards.exchange(slot, exchange_id), *place.keys)
+        keys = (shards.exchange(slot, exchange_id), *charged.keys)
         return self._scripts.release, keys, arguments
 
     def beat(self, slot: int, beat: Beat) -> Run:
         """Extend the lease, keep the counts."""
-        facts, place = beat.facts, _place_of(beat.facts, slot)
+        facts, charged = beat.facts, _charged_in(beat.facts, slot)
         arguments: tuple[Argument, ...] = (
             *(beat.exchange_id, self._lease_ms, OPEN_MS, facts.encode()),
             *(facts.tenant, RESTORE_MS, *facts.weights, *facts.prices),
             *_counts(beat, beat.at_ms),
-            *place.arguments,
+            *charged.arguments,
         )
-        keys = (shards.exchange(slot, beat.exchange_id), *place.keys)
+        keys = (shards.exchange(slot, beat.exchange_id), *charged.keys)
         return self._scripts.beat, keys, arguments
 
     def settle(self, slot: int, settlement: Settlement) -> Writing:
         """Replace the reservation by what was used."""
         facts, id_ = settlement.facts, settlement.exchange_id
-        place = _place_of(facts, slot)
+        charged = _charged_in(facts, slot)
         created = created_ms(id_)
         before = (id_, CLOSED_MS, facts.encode())
         after: tuple[Argument, ...] = (
             *(facts.served_model, settlement.kind.value, settlement.flags),
             *(created, RESTORE_MS, facts.tenant, *facts.weights, *facts.prices),
             *_counts(settlement, settlement.ended_ms),
-            *place.arguments,
+            *charged.arguments,
         )
 
         def run(hour: int | None) -> Run:
             told = "" if hour is None else hour
-            keys = _keys_of_record(place, id_, facts.tenant, hour)
+            keys = _keys_of_record(charged, id_, facts.tenant, hour)
             return self._scripts.settle, keys, (*before, told, *after)
 
         return Writing(slot, _hour(slot, max(settlement.ended_ms, created)), run)
 
     def reap(self, slot: int, exchange_id: str, facts: Facts, beat_ms: int) -> Writing:
         """Close what nobody serves any more; `beat_ms`: its last beat, or 0."""
-        place = _place_of(facts, slot)
+        charged = _charged_in(facts, slot)
         created = created_ms(exchange_id)
 
         def run(hour: int | None) -> Run:
             arguments: tuple[Argument, ...] = (
                 *(exchange_id, ABANDONED_MS, created, facts.input_estimate),
                 *("" if hour is None else hour, facts.served_model, facts.tenant),
-                *place.arguments,
+                *charged.arguments,
             )
-            keys = _keys_of_record(place, exchange_id, facts.tenant, hour)
+            keys = _keys_of_record(charged, exchange_id, facts.tenant, hour)
             return self._scripts.reap, keys, arguments
 
         return Writing(slot, _hour(slot, max(beat_ms, created)), run)
@@ -279,13 +279,13 @@ def _hour(slot: int, at_ms: int) -> int | None:
 
 
 def _keys_of_record(
-    place: _Place, exchange_id: str, tenant: str, hour: int | None
+    charged: _Charged, exchange_id: str, tenant: str, hour: int | None
 ) -> tuple[str, ...]:
-    keys = (shards.exchange(place.slot, exchange_id), *place.keys)
+    keys = (shards.exchange(charged.slot, exchange_id), *charged.keys)
     if hour is None:
         return keys
-    settled = shards.settled(place.slot, tenant, hour)
-    return *keys, shards.outbox(place.slot), settled
+    settled = shards.settled(charged.slot, tenant, hour)
+    return *keys, shards.outbox(charged.slot), settled
 
 
 def _counts(event: Beat | Settlement, ended_ms: int) -> tuple[int, ...]:
