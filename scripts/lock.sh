@@ -9,9 +9,9 @@ compile=(
   .venv/bin/uv pip compile --quiet --no-config --universal --generate-hashes
   --no-header --exclude-newer '7 days'
 )
-every_group=(--extra frontend --extra simulate --group dev --group uv)
+every_group=(--extra frontend --extra stripe --extra simulate --group dev --group uv)
 
-"${compile[@]}" pyproject.toml --extra frontend -o requirements.lock "$@"
+"${compile[@]}" pyproject.toml --extra frontend --extra stripe -o requirements.lock "$@"
 "${compile[@]}" pyproject.toml "${every_group[@]}" -c requirements.lock -o requirements-dev.lock "$@"
 "${compile[@]}" --group engine -o requirements-engine.lock "$@"
 "${compile[@]}" --group triton --no-deps -o requirements-triton.lock "$@"
