@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from tollhouse.adapters.sections import (
     FOLDER,
     AllowanceSection,
+    Currency,
     EngineSection,
     ModelSection,
     Name,
@@ -46,6 +47,7 @@ class Configuration(Section):
     models: Annotated[dict[Name, ModelSection], Field(min_length=1)]
     plans: Annotated[dict[Name, PlanSection], Field(min_length=1)]
     limits: AllowanceSection = AllowanceSection()
+    currency: Currency = "usd"
     engine: EngineSection = EngineSection()
 
     def catalog(self) -> Catalog:
@@ -54,6 +56,7 @@ class Configuration(Section):
             models={name: it.model(name) for name, it in self.models.items()},
             plans={name: it.plan(name) for name, it in self.plans.items()},
             limits=self.limits.allowance(DEFAULT_BURST_SECONDS),
+            currency=self.currency,
         )
 
 

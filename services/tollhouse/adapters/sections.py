@@ -43,6 +43,8 @@ Burst = Annotated[float, Field(ge=0.001, le=LONGEST_BURST_SECONDS)]
 # Four places: a price per million tokens is then a whole number of MONEY per token.
 Money = Annotated[Decimal, Field(gt=0, le=MOST_MONEY, decimal_places=4)]
 Price = Annotated[Decimal, Field(ge=0, le=10_000, decimal_places=4)]
+# As Stripe writes an ISO 4217 code.
+Currency = Annotated[str, Field(pattern="^[a-z]{3}$")]
 
 
 class Section(BaseModel):

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tollhouse.adapters.redis.outbox import Standing
 from tollhouse.core.catalog import MODEL_NAME
 from tollhouse.core.identity import check_tenant
 from tollhouse.core.ids import created_ms
@@ -99,6 +100,12 @@ def from_pb_record(record: usage_pb.UsageRecord) -> Posting:
     )
 
 
+def to_pb_watermark(standing: Standing) -> usage_pb.Watermark:
+    """Tell how far an outbox is read."""
+    oldest_at = _timestamp(standing.oldest_ms)
+    return usage_pb.Watermark(outbox_id=standing.outbox_id, oldest_at=oldest_at)
+
+
 def to_pb_row(row: UsageRow) -> usage_pb.UsageRow:
     """One row of ListUsage."""
     return usage_pb.UsageRow(
@@ -168,4 +175,10 @@ def _usage(usage: usage_pb.TokenUsage, *, is_signed: bool) -> TokenUsage:
     least = -_LARGEST_COUNT if is_signed else 0
     if min(counts) < least or max(counts) > _LARGEST_COUNT:
         raise ValueError(f"counts {counts} are out of range")
+    # An adjustment differs from a record by any part of it.
+    if not is_signed and (
+        usage.cached_input_tokens > usage.input_tokens
+        or usage.reasoning_tokens > usage.output_tokens
+    ):
+        raise ValueError(f"counts {counts}: a part is larger than its whole")
     return TokenUsage(*counts)

@@ -1,14 +1,34 @@
 """The billing aggregator: `python -m tollhouse.billing`."""
 
+import contextlib
+import time
+import uuid
+from collections.abc import Callable
+from functools import partial
+
 import grpc.aio
 
-from tollhouse.adapters import telemetry
+from tollhouse.adapters import metric_export, telemetry
+from tollhouse.adapters.billing_metrics import BillingMetrics
+from tollhouse.adapters.configuration import ConfigurationError
 from tollhouse.adapters.grpc_server import serve
+from tollhouse.adapters.live import Live
 from tollhouse.adapters.process import Process, StartError, read_settings, run
+from tollhouse.adapters.redis.backlog import Backlogs
+from tollhouse.adapters.redis.chunks import Chunks
 from tollhouse.adapters.redis.client import Redis
+from tollhouse.adapters.redis.dedupe import Dedupe
+from tollhouse.adapters.redis.leadership import Leadership
 from tollhouse.adapters.redis.windows import Windows
+from tollhouse.billing import upkeep
 from tollhouse.billing.config import Settings
+from tollhouse.billing.pace import Pace
+from tollhouse.billing.sealer import Sealer
 from tollhouse.billing.servicer import UsageIngest, UsageQuery
+from tollhouse.billing.shipper import Shipper
+from tollhouse.billing.shipping import open_shipping
+from tollhouse.core.problems import Unavailable
+from tollhouse.core.windows import Cadence
 from tollhouse.pb.tollhouse.usage.v1 import usage_pb2_grpc as usage_grpc
 
 _SERVICES = (
@@ -17,24 +37,75 @@ _SERVICES = (
 )
 
 
-async def main(process: Process) -> None:
-    """Wire the process and serve."""
+async def main(process: Process, clock: Callable[[], float] = time.time) -> None:
+    """Wire the process and serve; `clock` gives Unix seconds."""
     settings = read_settings(Settings)
     telemetry.configure(process.name, settings.log_level)
     try:
-        redis = await Redis.connect(settings.billing_redis_url)
-    except ValueError as error:
-        raise StartError(f"TOLLHOUSE_BILLING_REDIS_URL: {error}") from error
-    windows = Windows(redis, dedupe_hours=settings.dedupe_hours)
+        live = Live(settings.config)
+    except ConfigurationError as error:
+        raise StartError(str(error)) from error
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            redis = await Redis.connect(settings.billing_redis_url)
+        except ValueError as error:
+            raise StartError(f"TOLLHOUSE_BILLING_REDIS_URL: {error}") from error
+        stack.push_async_callback(redis.close)
+        chunks = Chunks(redis, deployment=settings.deployment)
+        shipping = open_shipping(
+            settings,
+            stack,
+            redis=redis,
+            chunks=chunks,
+            catalog=lambda: live.catalog,
+            clock=clock,
+        )
+        holder = str(uuid.uuid4())
+        export = metric_export.open_export(process.name, holder)
+        stack.callback(metric_export.close_export, export)
+        metrics = BillingMetrics(export)
+        cadence = Cadence(settings.seal_delay_seconds, settings.seal_every_seconds)
+        windows = Windows(redis, clock, cadence)
+        dedupe = Dedupe(redis, hours=settings.dedupe_hours)
+        leadership = Leadership(redis, holder)
+        sealer = Sealer(chunks, leadership, shipping.accounts, clock, cadence)
+        shipper = Shipper(
+            chunks,
+            shipping.provider,
+            leadership,
+            Pace(
+                settings.calls_per_second,
+                longest_pause_seconds=settings.longest_pause_seconds,
+            ),
+            clock,
+            metrics=metrics,
+            call_seconds=settings.call_seconds,
+            longest_pause_seconds=settings.longest_pause_seconds,
+        )
 
-    def add_servicers(server: grpc.aio.Server) -> None:
-        ingest = UsageIngest(windows, process.stopping)
-        usage_grpc.add_UsageIngestServiceServicer_to_server(ingest, server)
-        query = UsageQuery(windows)
-        usage_grpc.add_UsageQueryServiceServicer_to_server(query, server)
+        def add_servicers(server: grpc.aio.Server) -> None:
+            ingest = UsageIngest(windows, dedupe, metrics, process.stopping)
+            usage_grpc.add_UsageIngestServiceServicer_to_server(ingest, server)
+            query = UsageQuery(windows)
+            usage_grpc.add_UsageQueryServiceServicer_to_server(query, server)
 
-    await serve(process, add_servicers, settings.listen, service_names=_SERVICES)
-    await redis.close()
+        await serve(
+            process,
+            add_servicers,
+            settings.listen,
+            service_names=_SERVICES,
+            background=[
+                live.run,
+                sealer.run,
+                shipper.run,
+                partial(upkeep.lead, leadership),
+                partial(upkeep.forget, dedupe, clock),
+                partial(upkeep.measure, Backlogs(redis), metrics, clock),
+                *shipping.background,
+            ],
+        )
+        with contextlib.suppress(Unavailable):
+            await leadership.resign()
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from typing import NoReturn
 
 import grpc.aio
 import structlog
 
+from tollhouse.adapters.billing_metrics import BillingMetrics
+from tollhouse.adapters.redis.dedupe import Dedupe
 from tollhouse.adapters.redis.windows import Windows
 from tollhouse.adapters.usage_pb import from_pb_record, to_pb_row
 from tollhouse.billing.paging import read_token, write_token
@@ -27,6 +30,8 @@ MOST_ROWS = 5000
 # Hour behind all that row names sort rightly: the year 2996.
 _LAST_HOUR = 9_000_000
 
+_OUTBOX_ID = re.compile(r"[0-9a-f-]{36}")
+
 _log = structlog.get_logger()
 
 _Context = grpc.aio.ServicerContext[object, object]
@@ -38,8 +43,16 @@ class UsageIngest(usage_grpc.UsageIngestServiceServicer):
     Unavailable (Redis) becomes UNAVAILABLE: the sender repeats what has no answer.
     """
 
-    def __init__(self, windows: Windows, stopping: asyncio.Event) -> None:
+    def __init__(
+        self,
+        windows: Windows,
+        dedupe: Dedupe,
+        metrics: BillingMetrics,
+        stopping: asyncio.Event,
+    ) -> None:
         self._windows = windows
+        self._dedupe = dedupe
+        self._metrics = metrics
         self._stopping = stopping
 
     async def StreamUsage(  # noqa: N802  # gRPC's name
@@ -56,6 +69,10 @@ class UsageIngest(usage_grpc.UsageIngestServiceServicer):
         async def read() -> None:
             try:
                 async for request in request_iterator:
+                    if request.HasField("watermark"):
+                        await self._note(request.watermark)
+                    if not request.HasField("batch"):
+                        continue
                     await slots.acquire()
                     acks.put_nowait(asyncio.create_task(self._take(request.batch)))
             finally:
@@ -88,6 +105,17 @@ class UsageIngest(usage_grpc.UsageIngestServiceServicer):
         except Unavailable as error:
             await _abort(context, error)
 
+    async def _note(self, watermark: usage_pb.Watermark) -> None:
+        oldest_at = watermark.oldest_at.seconds
+        if not _OUTBOX_ID.fullmatch(watermark.outbox_id) or oldest_at <= 0:
+            _log.error("watermark.misread", outbox=watermark.outbox_id[:64])
+            return
+        try:
+            await self._dedupe.note(watermark.outbox_id, oldest_at)
+        except Unavailable as error:
+            # The last one stays, which keeps more; the next comes in seconds.
+            _log.warning("watermark.failed", reason=str(error))
+
     async def _take(self, batch: usage_pb.UsageBatch) -> usage_pb.BatchAck:
         ack = usage_pb.BatchAck(batch_id=batch.batch_id)
         postings: list[Posting] = []
@@ -100,6 +128,7 @@ class UsageIngest(usage_grpc.UsageIngestServiceServicer):
             outcome = await self._windows.apply(
                 postings[start : start + RECORDS_AT_ONCE]
             )
+            self._metrics.took(outcome)
             ack.applied += outcome.applied
             ack.duplicates += outcome.duplicates
             for rejected in outcome.rejected:

@@ -5,6 +5,7 @@
 <state-dir>/demo-key          the demo key, readable by its owner only
 <state-dir>/redis/            Redis' append-only file
 <state-dir>/ledger/           Envoy's ledger
+<state-dir>/billing/          what the billing ledger charged: a file per day
 <state-dir>/logs/             one log for each part; the last run's is *.log.1
 <state-dir>/truth.jsonl       what the local engine says it did
 <state-dir>/run -> /tmp/…     sockets, rendered configuration; gone after a stop
@@ -43,6 +44,7 @@ class StateDirectory:
         self.run = RUN_PARENT / f"tollhouse-{os.getuid()}-{digest}"
         self.redis = self.path / "redis"
         self.ledger = self.path / "ledger"
+        self.billing = self.path / "billing"
         self.logs = self.path / "logs"
         self.pepper = self.path / "pepper"
         self.demo_key = self.path / "demo-key"

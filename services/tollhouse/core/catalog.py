@@ -123,10 +123,12 @@ class Plan:
 class Catalog:
     """Everything on offer, replaced whole when tollhouse.yaml changes.
 
-    `limits` are those of the whole gateway. Compares by identity: what was worked out
+    `limits` are those of the whole gateway; `currency` is that of all prices, an ISO
+    4217 code in small letters. Compares by identity: what was worked out
     for one catalog is kept under it.
     """
 
     models: Mapping[str, Model]
     plans: Mapping[str, Plan]
     limits: Allowance = UNLIMITED
+    currency: str = "usd"

@@ -5,11 +5,55 @@ since 1970. Records come at least once and in any order; windows hold each once.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from tollhouse.core.usage import TokenUsage, UsageKind
 
 MS_PER_HOUR = 3_600_000
 SECONDS_PER_HOUR = 3600
+
+
+class TokenType(StrEnum):
+    """What windows count apart; the values are those in Redis and of meters.
+
+    A record's input is the uncached and the cached together.
+    """
+
+    UNCACHED_INPUT = "uncached_input"
+    CACHED_INPUT = "cached_input"
+    OUTPUT = "output"
+    REASONING = "reasoning"
+    """A part of the output: shown, never billed."""
+
+
+BILLED = (TokenType.UNCACHED_INPUT, TokenType.CACHED_INPUT, TokenType.OUTPUT)
+"""What has a price. Their sum is all tokens, each once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cadence:
+    """When windows are sealed: `delay_seconds` after their hour, then every so often.
+
+    Late records make a window due again at the next multiple of `every_seconds` behind
+    the first time, so all windows of a tenant come together.
+    """
+
+    delay_seconds: int = 300
+    every_seconds: int = SECONDS_PER_HOUR
+
+    def due(self, hour: int, now: int) -> int:
+        """When a window of `hour` that has something unsealed is to be sealed."""
+        first = (hour + 1) * SECONDS_PER_HOUR + self.delay_seconds
+        return first if now < first else self.after(now)
+
+    def after(self, now: int) -> int:
+        """The next time behind `now`; hours are whole multiples of the interval."""
+        passed = (now - self.delay_seconds) // self.every_seconds
+        return (passed + 1) * self.every_seconds + self.delay_seconds
+
+
+AS_PROMISED = Cadence()
+"""At hour + 5 minutes, then hourly: at most one chunk per window and hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +117,9 @@ class Position:
     tenant: str
     hour: int
     model: str
+
+    @classmethod
+    def parse(cls, name: str) -> "Position":
+        """Read `<tenant>|<hour>|<model>`. Raises ValueError for anything else."""
+        tenant, hour, model = name.split("|")
+        return cls(tenant, int(hour), model)

@@ -68,6 +68,7 @@ class Courier:
         self._on_the_way: dict[int, list[Parcel]] = {}
         self._numbers = count(1)
         self._may_write = asyncio.Event()
+        self._watermark: usage_pb.Watermark | None = None
         self._has_progress = False
         self.is_connected = False
         """Whether the aggregator has answered the current stream's start."""
@@ -75,6 +76,11 @@ class Courier:
     def send(self, parcels: Iterable[Parcel]) -> None:
         """Take parcels over; each is answered once, however long that takes."""
         self._waiting.extend(parcels)
+        self._may_write.set()
+
+    def tell(self, watermark: usage_pb.Watermark) -> None:
+        """Let the aggregator know the outbox; a later one replaces an untold one."""
+        self._watermark = watermark
         self._may_write.set()
 
     async def run(self) -> None:
@@ -143,6 +149,10 @@ class Courier:
                 batch = usage_pb.UsageBatch(batch_id=number, records=records)
                 await stream.write(usage_pb.StreamUsageRequest(batch=batch))
             self._may_write.clear()
+            if self._watermark is not None:
+                watermark, self._watermark = self._watermark, None
+                await stream.write(usage_pb.StreamUsageRequest(watermark=watermark))
+                continue
             await self._may_write.wait()
 
     def _take_back(self) -> None:

@@ -16,9 +16,9 @@ from itertools import islice
 
 import structlog
 
-from tollhouse.adapters.redis.outbox import FIRST, Entry, Leaving, Outbox
+from tollhouse.adapters.redis.outbox import FIRST, Entry, Leaving, Outbox, Standing
 from tollhouse.adapters.redis.shards import SHARDS
-from tollhouse.adapters.usage_pb import to_pb_record
+from tollhouse.adapters.usage_pb import to_pb_record, to_pb_watermark
 from tollhouse.core.problems import ProtocolError, Unavailable
 from tollhouse.extproc.courier import BATCH_RECORDS, Courier, Parcel
 
@@ -36,7 +36,8 @@ class Relay:
     """One worker's relay; several may work on the same outboxes.
 
     It lingers after a `notify`, so that what is settled at a low rate shares one trip
-    too: alone a record costs both sides ten times the CPU of one among 32.
+    too: alone a record costs both sides ten times the CPU of one among 32. `watched`
+    is told how much waits, every `watch_seconds`.
     """
 
     def __init__(
@@ -47,12 +48,16 @@ class Relay:
         linger_seconds: float = 0.2,
         sweep_seconds: float = 3.0,
         claim_idle_seconds: float = 10.0,
+        watch_seconds: float = 10.0,
+        watched: Callable[[Standing], None] = lambda _: None,
     ) -> None:
         self._outbox = outbox
         self._courier = Courier(target, self._answered)
         self._linger_seconds = linger_seconds
         self._sweep_seconds = sweep_seconds
         self._claim_idle_ms = round(claim_idle_seconds * 1000)
+        self._watch_seconds = watch_seconds
+        self._watched = watched
         self._held: set[tuple[int, bytes]] = set()
         # Where to look: shards with new entries; places in the own pending entries,
         # all of them at first; places in everybody's.
@@ -78,8 +83,21 @@ class Relay:
     async def run(self) -> None:
         """Relay until cancelled. Raises when a part of it fails or ends by itself."""
         async with asyncio.TaskGroup() as tasks:
-            for part in (self._collect, self._forget, self._courier.run):
+            parts = (self._collect, self._forget, self._courier.run, self._watch)
+            for part in parts:
                 tasks.create_task(_endless(part))
+
+    async def _watch(self) -> None:
+        """Tell how old what waits is: the operator, and the aggregator."""
+        while True:
+            try:
+                standing = await self._outbox.standing()
+            except Unavailable as error:
+                _log.warning("outbox.failed", reason=str(error))
+            else:
+                self._watched(standing)
+                self._courier.tell(to_pb_watermark(standing))
+            await asyncio.sleep(self._watch_seconds)
 
     async def _collect(self) -> None:
         loop = asyncio.get_running_loop()

@@ -18,6 +18,7 @@ from tollhouse.adapters.redis.client import Redis
 from tollhouse.pb.tollhouse.usage.v1 import usage_pb2_grpc as usage_grpc
 
 START_SECONDS = 10.0
+CONFIG = Path(__file__).resolve().parents[3] / "tollhouse.yaml"
 
 RELAY = """
 import sys
@@ -79,6 +80,8 @@ class Aggregator(Part):
         settings = {
             "TOLLHOUSE_LISTEN": self.target,
             "TOLLHOUSE_BILLING_REDIS_URL": redis_url,
+            "TOLLHOUSE_CONFIG": str(CONFIG),
+            "TOLLHOUSE_BILLING_LEDGER": str(folder / "billing"),
         }
         command = [sys.executable, "-m", "tollhouse.billing"]
         super().__init__(command, settings, folder / "billing.log")

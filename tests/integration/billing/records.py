@@ -122,7 +122,7 @@ def books(records: Iterable[Record]) -> dict[str, int]:
     for record in {record.record_id: record for record in records}.values():
         hour = record.ended_ms // HOUR_MS
         series = {
-            "input": record.input,
+            "uncached_input": record.input - record.cached,
             "cached_input": record.cached,
             "output": record.output,
             "reasoning": record.reasoning,
@@ -187,7 +187,7 @@ def mixed(count: int, tenants: int = 5) -> list[Record]:
             input=number % 7,
             output=number % 11,
             cached=number % 3 if number % 7 > 2 else 0,
-            reasoning=number % 2,
+            reasoning=number % 2 if number % 11 else 0,
         )
         for number in range(count)
     ]

@@ -19,8 +19,11 @@ from tests.integration.billing.records import (
     windows,
 )
 from tests.redis_process import running_redis
+from tollhouse.adapters.redis import billing_keys
 from tollhouse.pb.tollhouse.usage.v1 import usage_pb2 as usage_pb
 from tollhouse.pb.tollhouse.usage.v1 import usage_pb2_grpc as usage_grpc
+
+OUTBOX = "0b6f3e2a-5d0c-4c56-9f6e-0d1f6b1a2c3d"
 
 if TYPE_CHECKING:  # the stubs' async forms exist for type checkers only
     Ingest = usage_grpc.UsageIngestServiceAsyncStub
@@ -134,15 +137,13 @@ async def test_a_rejected_record_does_not_block_the_others(
     assert books(good) == windows(db)
 
 
-async def test_a_record_whose_dedupe_set_is_closed_is_refused(
-    ingest: "Ingest", db: redis.Redis
-):
+async def test_a_record_of_a_closed_hour_is_refused(ingest: "Ingest", db: redis.Redis):
     """Whether it was counted can't be known any more, so it is never added."""
-    seconds, _ = db.time()
-    kept_hours = 96
-    hour = seconds // 3600
-    fresh = Record.make(made_ms=(hour - kept_hours + 1) * HOUR_MS)
-    old = Record.make(made_ms=(hour - kept_hours) * HOUR_MS)
+    now_ms = db.time()[0] * 1000
+    fresh = Record.make(made_ms=now_ms)
+    old = Record.make(made_ms=now_ms - HOUR_MS)
+    shard = billing_keys.shard("acme")
+    db.set(billing_keys.of_shard(shard, "closed"), old.ended_ms // HOUR_MS)
 
     ack = await report(ingest, [old, fresh])
 
@@ -150,22 +151,22 @@ async def test_a_record_whose_dedupe_set_is_closed_is_refused(
     assert books([fresh]) == windows(db)
 
 
-async def test_every_seen_set_expires_after_its_last_use(
+async def test_a_stream_tells_how_far_its_outbox_is_read(
     ingest: "Ingest", db: redis.Redis
 ):
-    """Members have 16 bytes; sets outlive their closing by an hour."""
-    records = mixed(30)
-    seconds, _ = db.time()
+    """The aggregator keeps it, and answers batches only."""
+    watermark = usage_pb.Watermark(outbox_id=OUTBOX)
+    watermark.oldest_at.seconds = 1_790_000_000
+    stream = ingest.StreamUsage()
 
-    await report(ingest, records)
-    sets = {key: db.ttl(key) for key in db.scan_iter("{b*}:seen:*")}
-    members = {member for key in sets for member in db.smembers(key)}
+    await stream.write(usage_pb.StreamUsageRequest(watermark=watermark))
+    batch = usage_pb.UsageBatch(batch_id=3, records=[Record.make().to_pb()])
+    await stream.write(usage_pb.StreamUsageRequest(batch=batch))
+    response = await stream.read()
+    stream.cancel()
 
-    assert {16} == {len(member) for member in members}
-    assert 30 == len(members)
-    for key, ttl in sets.items():
-        ends = (int(key.rpartition(b":")[2]) + 97) * 3600
-        assert abs(seconds + ttl - ends) <= 2
+    assert 3 == response.ack.batch_id
+    assert {OUTBOX.encode(): b"1790000000"} == db.hgetall(billing_keys.WATERMARKS)
 
 
 async def test_pages_follow_each_other_without_gap_or_overlap(

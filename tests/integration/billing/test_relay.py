@@ -249,7 +249,7 @@ async def test_a_lost_answer_of_redis_is_asked_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ):
     """The read took place, its answer came too late: the entries are pending."""
-    monkeypatch.setattr(outbox_module, "_BUDGET_SECONDS", 0.2)
+    monkeypatch.setattr(outbox_module, "BUDGET_SECONDS", 0.2)
     relay = Relay(Outbox(client, "here"), aggregator.target, sweep_seconds=3600)
     task = asyncio.create_task(relay.run())
     settle(db, [Record.make()])

@@ -1,6 +1,7 @@
 """Windows in a real Redis against the sum that a person would write down."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +14,17 @@ from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.windows import Windows
 from tollhouse.adapters.usage_pb import from_pb_record
 
-COUNTS = st.integers(0, 50)
+
+@st.composite
+def counts(draw: st.DrawFn) -> dict[str, int]:
+    """What a record may say: a part is no larger than its whole."""
+    input_, output = draw(st.integers(0, 50)), draw(st.integers(0, 50))
+    return {
+        "input": input_,
+        "output": output,
+        "cached": draw(st.integers(0, input_)),
+        "reasoning": draw(st.integers(0, output)),
+    }
 
 
 @st.composite
@@ -25,10 +36,7 @@ def histories(draw: st.DrawFn) -> tuple[list[Record], list[list[int]]]:
             tenant=draw(st.sampled_from(["acme", "zeta"])),
             model=draw(st.sampled_from(["tiny-chat", "m/2"])),
             kind=draw(st.integers(1, 3)),
-            input=draw(COUNTS),
-            output=draw(COUNTS),
-            cached=draw(COUNTS),
-            reasoning=draw(COUNTS),
+            **draw(counts()),
         )
         record = record.ending(record.ended_ms + draw(st.integers(0, 2)) * HOUR_MS)
         records.append(record)
@@ -72,7 +80,7 @@ def test_duplicates_and_order_change_nothing(
 
     async def deliver() -> int:
         client = await Redis.connect(redis_url, budget_seconds=2.0)
-        target = Windows(client, dedupe_hours=48)
+        target = Windows(client, time.time)
         applied = 0
         for batch in batches:
             postings = [from_pb_record(records[it].to_pb()) for it in batch]
@@ -89,7 +97,7 @@ def test_duplicates_and_order_change_nothing(
 async def test_a_tenants_keys_are_in_one_slot(redis_url: str, db: redis.Redis):
     """A Redis Cluster demands it of a script; the number must never change."""
     client = await Redis.connect(redis_url, budget_seconds=2.0)
-    target = Windows(client, dedupe_hours=48)
+    target = Windows(client, time.time)
     records = [Record.make(), Record.make(model="m/2", cached=1, reasoning=1)]
 
     await target.apply([from_pb_record(it.to_pb()) for it in records])

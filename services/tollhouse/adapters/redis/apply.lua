@@ -1,34 +1,32 @@
 -- APPLY: adds a batch of usage records to their hourly windows, each record id once.
 --
--- One script, because the mark "seen" and the sums must not part: a crash between them
--- would lose the record (seen, not added) or bill it twice (added, not seen).
+-- One script, because the mark "seen", the sums and the note that they are to be sealed
+-- must not part: a crash between them would lose the record or bill it twice.
 --
--- KEYS: the tenants zset, the rows zset, S seen sets, then five per row (tenant, model,
---   hour): the exchanges hash, the window hashes input, cached_input, output,
---   reasoning; all in slot {b<k>}
--- ARGV: S, R; the S expiry times of the seen sets (Unix seconds); per row: tenant, row
---   name; per record: seen number, row number, 16-byte id, kind, input, cached input,
---   output and reasoning tokens
+-- KEYS: tenants, rows and unsealed zsets, the closed hour, the zset of seen hours; S seen
+--   sets; then five per row (tenant, model, hour): the exchanges hash, the window hashes
+--   uncached_input, cached_input, output, reasoning; all in slot {b<k>}
+-- ARGV: S, R; the hours of the seen sets; per row: tenant, row name, when it is to be
+--   sealed (Unix seconds); per record: seen number, row number, 16-byte id, kind,
+--   uncached input, cached input, output and reasoning tokens
 -- Reply: one letter per record, in order: A applied, D duplicate, O too old
+local FIXED = 5
 local sets, rows = tonumber(ARGV[1]), tonumber(ARGV[2])
-local now = tonumber(redis.call('TIME')[1])
+local closed_hour = tonumber(redis.call('GET', KEYS[4]) or -1)
 local KINDS = {'final', 'partial', 'abandoned', 'adjustments'}
--- A set is closed an hour before Redis drops it, far longer than any script runs: no
--- record is ever looked up in a set that is gone.
-local MARGIN = 3600
 
 local closed = {}
 for set = 1, sets do
-  closed[set] = tonumber(ARGV[2 + set]) - MARGIN <= now
+  closed[set] = tonumber(ARGV[2 + set]) <= closed_hour
 end
 
 -- Sums first, so that a batch writes each window once: less to log and to fsync.
 local answer, sums, counts, kinds, touched = {}, {}, {}, {}, {}
-for at = 3 + sets + 2 * rows, #ARGV, 8 do
+for at = 3 + sets + 3 * rows, #ARGV, 8 do
   local set, row = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
   if closed[set] then
     answer[#answer + 1] = 'O'
-  elseif redis.call('SADD', KEYS[2 + set], ARGV[at + 2]) == 0 then
+  elseif redis.call('SADD', KEYS[FIXED + set], ARGV[at + 2]) == 0 then
     answer[#answer + 1] = 'D'
   else
     answer[#answer + 1] = 'A'
@@ -39,7 +37,7 @@ for at = 3 + sets + 2 * rows, #ARGV, 8 do
     for series = 1, 4 do
       local quantity = tonumber(ARGV[at + 3 + series])
       if quantity ~= 0 then
-        local window = 2 + sets + 5 * (row - 1) + 1 + series
+        local window = FIXED + sets + 5 * (row - 1) + 1 + series
         sums[window] = (sums[window] or 0) + quantity
         counts[window] = (counts[window] or 0) + 1
       end
@@ -48,17 +46,16 @@ for at = 3 + sets + 2 * rows, #ARGV, 8 do
 end
 
 for set in pairs(touched) do
-  if redis.call('TTL', KEYS[2 + set]) < 0 then
-    redis.call('EXPIREAT', KEYS[2 + set], ARGV[2 + set])
-  end
+  redis.call('ZADD', KEYS[5], ARGV[2 + set], ARGV[2 + set])
 end
 for row, numbers in pairs(kinds) do
-  local named = 2 + sets + 2 * (row - 1)
+  local named = 2 + sets + 3 * (row - 1)
   redis.call('ZADD', KEYS[1], 0, ARGV[named + 1])
   redis.call('ZADD', KEYS[2], 0, ARGV[named + 2])
+  redis.call('ZADD', KEYS[3], 'NX', ARGV[named + 3], ARGV[named + 2])
   for kind = 1, 4 do
     if numbers[kind] > 0 then
-      local exchanges = KEYS[2 + sets + 5 * (row - 1) + 1]
+      local exchanges = KEYS[FIXED + sets + 5 * (row - 1) + 1]
       redis.call('HINCRBY', exchanges, KINDS[kind], numbers[kind])
     end
   end

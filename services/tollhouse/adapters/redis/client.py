@@ -87,6 +87,11 @@ class Redis:
         """Monotonic time since when all servers are connected; None while one isn't."""
         return self._servers.connected_since
 
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """Every server that has keys, for what has to be asked of each."""
+        return self._servers.nodes
+
     async def call(self, *command: Argument) -> Reply:
         """Run one command; those of one turn of the event loop share a write.
 

@@ -97,6 +97,14 @@ class Cluster:
             latest = max(latest, node.connected_since)
         return latest
 
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """The masters. Raises Unavailable while a slot has none."""
+        masters = [node for node in self._masters if node is not None]
+        if len(masters) < len(self._masters):
+            raise Unavailable(self._trouble)
+        return masters
+
     async def wait_connected(self, seconds: float) -> None:
         """Return when every slot's master was reached once, or after `seconds`."""
         with contextlib.suppress(TimeoutError):

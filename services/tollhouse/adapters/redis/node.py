@@ -84,6 +84,11 @@ class Node:
         packed = b"".join([_pack(tuple(command)) for command in commands])
         return connection.send(packed, len(commands), budget_seconds).future
 
+    @property
+    def nodes(self) -> "Sequence[Node]":
+        """Itself: as a cluster of one."""
+        return (self,)
+
     async def wait_connected(self, seconds: float) -> None:
         """Return when there is a connection, or after `seconds`."""
         with contextlib.suppress(TimeoutError):

@@ -6,19 +6,20 @@ one relay and stays pending until `forget`; what a dead relay held, others `clai
 What the aggregator refuses moves to `{s17}:parked` with the reason.
 """
 
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tollhouse.adapters.redis.asking import BUDGET_SECONDS, ask, ask_scripts
 from tollhouse.adapters.redis.client import (
     Argument,
     Redis,
     RedisReplyError,
     Run,
     Script,
-    run_all,
 )
-from tollhouse.adapters.redis.shards import outbox, tag
+from tollhouse.adapters.redis.shards import SHARDS, outbox, refused
 from tollhouse.core.problems import Unavailable
 
 GROUP = "relay"
@@ -26,8 +27,7 @@ GROUP = "relay"
 FIRST = b"0-0"
 """Before every entry: where a walk through pending entries starts and ends."""
 
-# Nobody waits for these calls, and behind a slow fsync they are still worth it.
-_BUDGET_SECONDS = 2.0
+_OUTBOX_ID = "th:outbox"
 
 _forget = Script.load("ack.lua")
 
@@ -67,6 +67,20 @@ class Leaving:
     refused: dict[bytes, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How much waits in all shards, and since when.
+
+    `outbox_id` is the same for all that read these streams. `oldest_ms`: Unix time of
+    the oldest entry, now if there is none.
+    """
+
+    outbox_id: str
+    entries: int
+    oldest_ms: int
+    now_ms: int
+
+
 class Outbox:
     """The outbox streams, as one consumer sees them.
 
@@ -103,19 +117,36 @@ class Outbox:
             for (shard, _), reply in zip(places, replies, strict=True)
         ]
 
+    async def standing(self) -> Standing:
+        """Look how much waits."""
+        id_, (seconds, microseconds), *found = await self._standing()
+        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        firsts, lengths = found[::2], found[1::2]
+        written = [int(first[0][0].partition(b"-")[0]) for first in firsts if first]
+        return Standing(id_.decode(), sum(lengths), min([now_ms, *written]), now_ms)
+
+    async def _standing(self) -> list[Any]:
+        commands: list[list[Argument]] = [
+            ["SET", _OUTBOX_ID, str(uuid.uuid4()), "NX"],
+            ["GET", _OUTBOX_ID],
+            # Before the looks: what is written behind them is younger than this.
+            ["TIME"],
+        ]
+        for number in range(SHARDS):
+            commands.append(["XRANGE", outbox(number), "-", "+", "COUNT", 1])
+            commands.append(["XLEN", outbox(number)])
+        return (await ask(self._redis, commands))[1:]
+
     async def forget(self, leaving: Mapping[int, Leaving]) -> None:
         """Let entries leave, by shard; harmless when repeated."""
         runs: list[Run] = []
         for shard, entries in leaving.items():
             arguments: list[Argument] = [GROUP, len(entries.refused)]
-            for refused in entries.refused.items():
-                arguments += refused
+            for entry in entries.refused.items():
+                arguments += entry
             arguments += entries.done
-            runs.append((_forget, [outbox(shard), _parked(shard)], arguments))
-        try:
-            await run_all(self._redis, runs, budget_seconds=_BUDGET_SECONDS)
-        except RedisReplyError as error:
-            raise Unavailable(f"Redis answered {error.code}") from error
+            runs.append((_forget, [outbox(shard), refused(shard)], arguments))
+        await ask_scripts(self._redis, runs)
 
     async def _read(
         self, places: Sequence[tuple[int, bytes]], count: int
@@ -152,12 +183,8 @@ class Outbox:
 
     async def _send(self, commands: Iterable[list[Any]]) -> list[Any]:
         return await self._redis.call_many(
-            list(commands), budget_seconds=_BUDGET_SECONDS
+            list(commands), budget_seconds=BUDGET_SECONDS
         )
-
-
-def _parked(shard: int) -> str:
-    return f"{tag(shard)}:parked"
 
 
 def _is_group_missing(reply: object) -> bool:

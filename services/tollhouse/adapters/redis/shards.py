@@ -40,6 +40,16 @@ def outbox(number: int) -> str:
     return f"{tag(number)}:outbox"
 
 
+def refused(number: int) -> str:
+    """Stream of usage records the aggregator refused, see ack.lua."""
+    return f"{tag(number)}:parked"
+
+
+def audit(number: int) -> str:
+    """Stream of what operators decided about refused records, see unpark.lua."""
+    return f"{tag(number)}:audit"
+
+
 def leases(slot: int) -> str:
     """Sorted set of open exchanges; score: when the lease ends, Redis time in ms."""
     return f"{tag(slot)}:leases"

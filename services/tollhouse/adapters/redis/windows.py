@@ -1,60 +1,34 @@
 """Billing windows in Redis: each usage record is added once, however often it comes.
 
-Keys, all in the billing shard of the tenant (`b` = crc16 of the tenant mod 16); `hour`
-counts hours since 1970:
-
-| key | holds |
-|---|---|
-| `{b3}:window:<tenant>|<model>|<type>|<hour>` | hash: `total` tokens, `n` records |
-| `{b3}:exchanges:<tenant>|<model>|<hour>` | hash: exchanges by kind, adjustments |
-| `{b3}:seen:<hour>` | set of the record ids made in that hour, 16 bytes each |
-| `{b3}:rows` | zset of `<tenant>|<hour>|<model>`, all score 0: sorted by name |
-| `{b3}:tenants` | zset of tenant names, all score 0 |
-
-**How long ids are remembered.** A seen set lives `dedupe_hours` past its hour (Redis
-TIME), at 64 bytes a record: 100 records/s need 0.55 GB a day. A record that comes when
-its set is closed is refused, never added: whether it was added before can't be known
-any more. Its sender parks it. So `dedupe_hours` is the longest outage of the
-aggregator after which everything is billed without an operator.
+**How long ids are remembered.** A record's id is looked up in the set of the hour it
+was made in, at 64 bytes each: 100 records/s need 0.55 GB a day. `adapters.redis.dedupe`
+drops a set when it is old enough and closes its hour in the same step: a record of a
+closed hour is refused, never added, because whether it was added before can't be known
+any more. Its sender parks it.
 
 Windows do not expire: they are what an invoice is made from.
 """
 
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from tollhouse.adapters.redis.client import (
-    Argument,
-    Redis,
-    RedisReplyError,
-    Run,
-    Script,
-    run_all,
-)
-from tollhouse.adapters.redis.shards import crc16
-from tollhouse.core.problems import Unavailable
+from tollhouse.adapters.redis import billing_keys
+from tollhouse.adapters.redis.asking import ask, ask_scripts
+from tollhouse.adapters.redis.client import Argument, Redis, Run, Script
 from tollhouse.core.usage import TokenUsage, UsageKind
 from tollhouse.core.windows import (
-    SECONDS_PER_HOUR,
+    AS_PROMISED,
+    Cadence,
     Outcome,
     Position,
     Posting,
     Rejected,
+    TokenType,
     UsageRow,
 )
-
-BILLING_SHARDS = 16
-"""Fixed for the life of a deployment: another number moves every tenant."""
-
-SERIES = ("input", "cached_input", "output", "reasoning")
 
 _EXCHANGES = ("final", "partial", "abandoned")
 _TENANTS_PER_LOOK = 64
 _TOO_OLD = "made too long ago to tell whether it was counted"
-
-# The relay behind a call waits without harm; behind a slow fsync it is still worth it.
-_BUDGET_SECONDS = 2.0
 
 _apply = Script.load("apply.lua")
 
@@ -62,9 +36,16 @@ _apply = Script.load("apply.lua")
 class Windows:
     """The windows of every tenant."""
 
-    def __init__(self, redis: Redis, *, dedupe_hours: int) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        clock: Callable[[], float],
+        cadence: Cadence = AS_PROMISED,
+    ) -> None:
+        """`clock` gives Unix seconds; `cadence` says when windows are to be sealed."""
         self._redis = redis
-        self._dedupe_hours = dedupe_hours
+        self._clock = clock
+        self._cadence = cadence
 
     async def apply(self, postings: Sequence[Posting]) -> Outcome:
         """Add each posting unless its id was added before; durable on return.
@@ -74,16 +55,14 @@ class Windows:
         """
         batches: dict[int, _Batch] = {}
         for posting in postings:
-            shard = _shard(posting.tenant)
+            shard = billing_keys.shard(posting.tenant)
             batch = batches.get(shard)
             if batch is None:
-                batch = batches[shard] = _Batch(shard, self._dedupe_hours)
+                batch = batches[shard] = _Batch(shard)
             batch.add(posting)
-        runs = [batch.run() for batch in batches.values()]
-        try:
-            replies = await run_all(self._redis, runs, budget_seconds=_BUDGET_SECONDS)
-        except RedisReplyError as error:
-            raise Unavailable(f"Redis answered {error.code}") from error
+        now = int(self._clock())
+        runs = [batch.run(self._cadence, now) for batch in batches.values()]
+        replies = await ask_scripts(self._redis, runs)
         outcomes = [
             batch.outcome(letters)
             for batch, letters in zip(batches.values(), replies, strict=True)
@@ -116,48 +95,41 @@ class Windows:
                 _look(name, from_hour, to_hour, after, limit)
                 for name in tenants[start : start + _TENANTS_PER_LOOK]
             ]
-            for members in await self._read(commands):
-                places += map(_position, members)
+            for members in await ask(self._redis, commands):
+                places += (Position.parse(it.decode()) for it in members)
             if len(places) >= limit:
                 break
         return await self._filled(places[:limit])
 
     async def _tenants(self) -> list[str]:
-        replies = await self._read(
-            ["ZRANGE", f"{{b{shard}}}:tenants", 0, -1]
-            for shard in range(BILLING_SHARDS)
+        replies = await ask(
+            self._redis,
+            (
+                ["ZRANGE", billing_keys.of_shard(shard, "tenants"), 0, -1]
+                for shard in range(billing_keys.BILLING_SHARDS)
+            ),
         )
         return sorted(name.decode() for names in replies for name in names)
 
     async def _filled(self, places: Sequence[Position]) -> list[UsageRow]:
         commands: list[list[Argument]] = []
         for place in places:
-            exchanges, *windows = _row_keys(place.tenant, place.model, place.hour)
-            commands.append(["HMGET", exchanges, *_EXCHANGES])
-            commands += (["HGET", window, "total"] for window in windows)
-        replies = await self._read(commands)
-        step = 1 + len(SERIES)
+            row = (place.tenant, place.model, place.hour)
+            commands.append(["HMGET", billing_keys.exchanges(*row), *_EXCHANGES])
+            commands += (["HGET", it, "total"] for it in billing_keys.windows(*row))
+        replies = await ask(self._redis, commands)
+        step = 1 + len(TokenType)
         return [
             _row(place, replies[at], replies[at + 1 : at + step])
             for place, at in zip(places, range(0, len(replies), step), strict=True)
         ]
 
-    async def _read(self, commands: Iterable[list[Argument]]) -> list[Any]:
-        replies = await self._redis.call_many(
-            list(commands), budget_seconds=_BUDGET_SECONDS
-        )
-        for reply in replies:
-            if isinstance(reply, RedisReplyError):
-                raise Unavailable(f"Redis answered {reply.code}") from reply
-        return replies
-
 
 class _Batch:
     """The postings of one billing shard, laid out for apply.lua."""
 
-    def __init__(self, shard: int, dedupe_hours: int) -> None:
+    def __init__(self, shard: int) -> None:
         self._shard = shard
-        self._dedupe_hours = dedupe_hours
         self._sets: dict[int, int] = {}
         self._rows: dict[tuple[str, str, int], int] = {}
         self._records: list[Argument] = []
@@ -170,25 +142,24 @@ class _Batch:
         self._records += (
             sets.setdefault(posting.created_hour, len(sets) + 1),
             rows.setdefault(row, len(rows) + 1),
-            _member(posting),
+            member(posting.record_id, posting.kind),
             posting.kind.value,
-            usage.input_tokens,
+            usage.input_tokens - usage.cached_input_tokens,
             usage.cached_input_tokens,
             usage.output_tokens,
             usage.reasoning_tokens,
         )
 
-    def run(self) -> Run:
-        tag = f"{{b{self._shard}}}"
-        kept = self._dedupe_hours + 1
-        keys = [f"{tag}:tenants", f"{tag}:rows"]
-        arguments: list[Argument] = [len(self._sets), len(self._rows)]
-        for hour in self._sets:
-            keys.append(f"{tag}:seen:{hour}")
-            arguments.append((hour + kept) * SECONDS_PER_HOUR)
+    def run(self, cadence: Cadence, now: int) -> Run:
+        names = ("tenants", "rows", "unsealed", "closed", "seen")
+        keys = [billing_keys.of_shard(self._shard, name) for name in names]
+        arguments: list[Argument] = [len(self._sets), len(self._rows), *self._sets]
+        keys += (billing_keys.seen(self._shard, hour) for hour in self._sets)
         for tenant, model, hour in self._rows:
-            keys += _row_keys(tenant, model, hour)
-            arguments += (tenant, _row_name(tenant, hour, model))
+            keys.append(billing_keys.exchanges(tenant, model, hour))
+            keys += billing_keys.windows(tenant, model, hour)
+            row = billing_keys.row_name(tenant, hour, model)
+            arguments += (tenant, row, cadence.due(hour, now))
         return _apply, keys, arguments + self._records
 
     def outcome(self, letters: bytes) -> Outcome:
@@ -203,38 +174,16 @@ class _Batch:
         )
 
 
-@lru_cache(maxsize=65_536)
-def _shard(tenant: str) -> int:
-    return crc16(tenant.encode()) % BILLING_SHARDS
-
-
-def _member(posting: Posting) -> bytes:
+def member(record_id: str, kind: UsageKind) -> bytes:
     """The 16 bytes that stand for a record in a seen set.
 
     An adjustment has the id of its exchange; the version digit (RFC 9562 §4.2), a 7 in
     every exchange id, is an f there.
     """
-    digits = posting.record_id[:36].replace("-", "")
-    if posting.kind is UsageKind.ADJUSTMENT:
+    digits = record_id[:36].replace("-", "")
+    if kind is UsageKind.ADJUSTMENT:
         digits = f"{digits[:12]}f{digits[13:]}"
     return bytes.fromhex(digits)
-
-
-def _row_keys(tenant: str, model: str, hour: int) -> list[str]:
-    tag = f"{{b{_shard(tenant)}}}"
-    keys = [f"{tag}:exchanges:{tenant}|{model}|{hour}"]
-    keys += (f"{tag}:window:{tenant}|{model}|{series}|{hour}" for series in SERIES)
-    return keys
-
-
-def _row_name(tenant: str, hour: int, model: str) -> str:
-    # Seven digits sort as numbers do until the year 3110.
-    return f"{tenant}|{hour:07d}|{model}"
-
-
-def _position(row_name: bytes) -> Position:
-    tenant, hour, model = row_name.decode().split("|")
-    return Position(tenant, int(hour), model)
 
 
 def _look(
@@ -242,9 +191,9 @@ def _look(
 ) -> list[Argument]:
     first = f"[{tenant}|{from_hour:07d}|"
     if after is not None and after.tenant == tenant and after.hour >= from_hour:
-        first = f"({_row_name(after.tenant, after.hour, after.model)}"
+        first = f"({billing_keys.row_name(after.tenant, after.hour, after.model)}"
     last = f"({tenant}|{to_hour:07d}|"
-    key = f"{{b{_shard(tenant)}}}:rows"
+    key = billing_keys.of_shard(billing_keys.shard(tenant), "rows")
     return ["ZRANGEBYLEX", key, first, last, "LIMIT", 0, limit]
 
 
@@ -252,13 +201,13 @@ def _row(
     place: Position, kinds: list[bytes | None], totals: list[bytes | None]
 ) -> UsageRow:
     final, partial, abandoned = (int(number or 0) for number in kinds)
-    input_, cached, output, reasoning = (int(total or 0) for total in totals)
+    uncached, cached, output, reasoning = (int(total or 0) for total in totals)
     return UsageRow(
         tenant=place.tenant,
         model=place.model,
         hour=place.hour,
         usage=TokenUsage(
-            input_tokens=input_,
+            input_tokens=uncached + cached,
             output_tokens=output,
             cached_input_tokens=cached,
             reasoning_tokens=reasoning,

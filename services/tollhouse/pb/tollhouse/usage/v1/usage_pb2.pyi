@@ -308,20 +308,54 @@ class BatchAck(_message.Message):
 Global___BatchAck: _TypeAlias = BatchAck  # noqa: Y015
 
 @_typing.final
+class Watermark(_message.Message):
+    """How far an outbox is read: older records than this it can't send any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTBOX_ID_FIELD_NUMBER: _builtins.int
+    OLDEST_AT_FIELD_NUMBER: _builtins.int
+    outbox_id: _builtins.str
+    """Which outbox; the same for all relays that read it."""
+    @_builtins.property
+    def oldest_at(self) -> _timestamp_pb2.Timestamp:
+        """When its oldest record was written; now if it is empty."""
+
+    def __init__(
+        self,
+        *,
+        outbox_id: _builtins.str = ...,
+        oldest_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_at", b"oldest_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["oldest_at", b"oldest_at", "outbox_id", b"outbox_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Watermark: _TypeAlias = Watermark  # noqa: Y015
+
+@_typing.final
 class StreamUsageRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BATCH_FIELD_NUMBER: _builtins.int
+    WATERMARK_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def batch(self) -> Global___UsageBatch: ...
+    def batch(self) -> Global___UsageBatch:
+        """May be absent, where only a watermark is told. Then there is no answer."""
+
+    @_builtins.property
+    def watermark(self) -> Global___Watermark: ...
     def __init__(
         self,
         *,
         batch: Global___UsageBatch | None = ...,
+        watermark: Global___Watermark | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "watermark", b"watermark"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,37 @@
+-- RESOLVE: what an operator decides about a parked chunk, and the note of who did.
+--
+--   retry     the same bytes again, under the same identifier
+--   reseal    takes it back into its window, to be frozen anew with the customer of then
+--   discard   never to be billed
+--
+-- KEYS: chunk, open, parked and unsealed zsets, window, audit stream; in slot {b<k>}
+-- ARGV: chunk id, action, now (Unix seconds), row name, who, why, for how long a chunk
+--   that is over is kept (seconds)
+-- Reply: 1 done, 0 it is not parked, -1 in doubt: a reseal could bill it twice
+local chunk = redis.call('HMGET', KEYS[1], 'state', 'value', 'doubt_at', 'reason')
+if chunk[1] ~= 'parked' then
+  return 0
+end
+local action, value = ARGV[2], chunk[2]
+local back = string.format('%.0f', -tonumber(value))
+if action == 'reseal' and chunk[3] ~= '0' then
+  return -1
+end
+redis.call('ZREM', KEYS[3], ARGV[1])
+redis.call('HINCRBY', KEYS[5], 'parked', back)
+if action == 'retry' then
+  redis.call('HSET', KEYS[1], 'state', 'open', 'verify_at', 0, 'reason', '')
+  redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
+else
+  redis.call('HSET', KEYS[1], 'state', 'discarded', 'reason', action)
+  redis.call('EXPIRE', KEYS[1], ARGV[7])
+  if action == 'reseal' then
+    redis.call('HINCRBY', KEYS[5], 'sealed', back)
+    redis.call('ZADD', KEYS[4], ARGV[3], ARGV[4])
+  else
+    redis.call('HINCRBY', KEYS[5], 'discarded', value)
+  end
+end
+redis.call('XADD', KEYS[6], '*', 'at', ARGV[3], 'action', action, 'chunk', ARGV[1],
+  'value', value, 'was', chunk[4], 'who', ARGV[5], 'why', ARGV[6])
+return 1
