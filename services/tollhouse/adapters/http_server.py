@@ -1,4 +1,8 @@
-"""The HTTP server: uvicorn on a socket of ours, without its own life-cycle."""
+"""The HTTP server: uvicorn on a socket of ours, without its own life-cycle.
+
+It is all a process does (`serve`), or something beside its main work (`HttpServer.run`
+as a background task).
+"""
 
 import asyncio
 import contextlib
@@ -10,6 +14,7 @@ from pathlib import Path
 import structlog
 import uvicorn
 
+from tollhouse.adapters.asgi import Application
 from tollhouse.adapters.listening import (
     clear_socket,
     created_as,
@@ -17,16 +22,15 @@ from tollhouse.adapters.listening import (
     socket_path,
 )
 from tollhouse.adapters.process import Process, StartError
-from tollhouse.frontend.app import Application
 
 # Longer than Envoy's own idle timeout of a backend connection (1 h): Envoy must be the
 # one that closes, or it sends requests into connections we have just closed.
-_KEEP_ALIVE_SECONDS = 3700
+ENVOY_KEEP_ALIVE_SECONDS = 3700
 
 _log = structlog.get_logger()
 
 
-class _Server(uvicorn.Server):
+class _Uvicorn(uvicorn.Server):
     """uvicorn without its signal handlers: the process has its own."""
 
     @contextlib.contextmanager
@@ -34,48 +38,81 @@ class _Server(uvicorn.Server):
         yield
 
 
+class HttpServer:
+    """An application on a socket that is bound already."""
+
+    def __init__(
+        self,
+        application: Application,
+        listener: socket.socket,
+        *,
+        drain_seconds: float,
+        keep_alive_seconds: int,
+        most_at_once: int | None = None,
+    ) -> None:
+        """`most_at_once` requests and idle connections; more get a 503."""
+        # It reports a stream that we end without its end, which we do on purpose.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        config = uvicorn.Config(
+            application,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            limit_concurrency=most_at_once,
+            timeout_keep_alive=keep_alive_seconds,
+            timeout_graceful_shutdown=int(max(1, drain_seconds)),
+        )
+        self._server = _Uvicorn(config)
+        self._listener = listener
+        self._ended = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until drained or cancelled; running requests are finished first."""
+        serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            self._server.should_exit = True
+            await serving
+            raise
+        finally:
+            self._ended.set()
+
+    async def drain(self) -> None:
+        """Let `run` finish the running requests and end."""
+        self._server.should_exit = True
+        await self._ended.wait()
+
+
 async def serve(
     process: Process, application: Application, listen: str, *, drain_seconds: float
 ) -> None:
-    """Serve until asked to stop, then finish the running requests.
+    """Serve Envoy until asked to stop, then finish the running requests.
 
     Raises StartError when the address can't be had.
     """
-    # It reports a stream that we end without its end, which we do on purpose.
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    config = uvicorn.Config(
-        application,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=int(max(1, drain_seconds)),
-    )
-    server = _Server(config)
-    ended = asyncio.Event()
     with listening(listen) as listener:
-
-        async def run() -> None:
-            try:
-                await server.serve(sockets=[listener])
-            finally:
-                ended.set()
+        server = HttpServer(
+            application,
+            listener,
+            drain_seconds=drain_seconds,
+            keep_alive_seconds=ENVOY_KEEP_ALIVE_SECONDS,
+        )
 
         async def ready() -> None:
             _log.info("server.started", listen=listen)
 
         async def drain() -> None:
-            server.should_exit = True
-            await ended.wait()
+            await server.drain()
             _log.info("server.drained", listen=listen)
 
-        await process.hold([run], ready=ready, drain=drain)
+        await process.hold([server.run], ready=ready, drain=drain)
 
 
 @contextlib.contextmanager

@@ -165,6 +165,8 @@ class Verdict(StrEnum):
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
     """It has an event of this identifier."""
+    CONFLICT = "conflict"
+    """It has seen this very attempt with other bytes."""
     REFUSED = "refused"
     """Certainly not applied, and may be sent again: too many calls, no connection."""
     UNKNOWN = "unknown"
@@ -190,15 +192,20 @@ class Rejection:
 
 
 def conclude(progress: Progress, *, number: int, answer: Answer, now: int) -> Progress:
-    """Take in the answer to attempt `number`; others may have been begun since."""
+    """Take in the answer to attempt `number`; others may have been begun since.
+
+    A duplicate nobody is known to have sent, and a conflict: what we know is older than
+    what we did, as when Redis was restored. Then the provider is asked what it has.
+    """
     match answer.verdict:
         case Verdict.ACCEPTED:
             return replace(progress, state=State.SENT)
         case Verdict.DUPLICATE:
             if progress.attempts > number or progress.doubted not in (0, number):
                 return replace(progress, state=State.SENT)
-            # Nobody is known to have sent it: what we know is older than what we did.
-            return replace(progress, verify_at=now, reason="duplicate_of_unknown")
+            return replace(progress, verify_at=now)
+        case Verdict.CONFLICT:
+            return replace(progress, verify_at=now)
         case Verdict.REFUSED:
             if progress.attempts == number == progress.doubted:
                 return replace(progress, doubt_at=0, doubted=0)

@@ -3,6 +3,7 @@
 import time
 
 from tollhouse.adapters import telemetry
+from tollhouse.adapters.http_server import serve
 from tollhouse.adapters.process import Process, read_settings, run
 from tollhouse.adapters.triton import Patience, Triton
 from tollhouse.frontend.app import Application
@@ -10,7 +11,6 @@ from tollhouse.frontend.config import ModelSection, Settings, load_models
 from tollhouse.frontend.contract import CONTRACTS
 from tollhouse.frontend.generation import Model
 from tollhouse.frontend.release import Release
-from tollhouse.frontend.server import serve
 from tollhouse.frontend.service import Service
 
 

@@ -6,22 +6,26 @@ before the first token or in mid-stream, the request to Triton is cancelled at o
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from contextlib import aclosing
-from typing import Any
 
 import structlog
 
+from tollhouse.adapters.asgi import (
+    BodyTooLarge,
+    CallerLeft,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    respond,
+)
 from tollhouse.core.openai import model_list
 from tollhouse.core.problems import Kind, Problem, Unavailable
 from tollhouse.frontend.answer import ChoiceResult, broken
 from tollhouse.frontend.generation import merged
 from tollhouse.frontend.requests import Request, parse_chat, parse_completion
 from tollhouse.frontend.service import Prepared, Service
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MAX_BODY_BYTES = 8 << 20
 """More than Envoy lets through (3 MiB): it only bounds callers without an Envoy."""
@@ -31,18 +35,14 @@ _PARSERS: dict[str, Callable[[bytes], Request]] = {
     "/v1/completions": parse_completion,
 }
 _SERVER_ERROR = 500
-_JSON = b"application/json"
 _SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
 ]
+_TOO_LARGE = Problem(Kind.INVALID_REQUEST, "The body is too large.")
 _NO_ROUTE = Problem(Kind.NOT_FOUND, "There is nothing at this path for this method.")
 
 _log = structlog.get_logger()
-
-
-class _CallerLeft(Exception):
-    """The caller is gone: nobody reads an answer."""
 
 
 class Application:
@@ -60,13 +60,13 @@ class Application:
         elif method == "GET" and path == "/v1/models":
             models = self._service.models.values()
             listed = model_list({model.name: model.created for model in models})
-            await _respond(send, 200, listed)
+            await respond(send, 200, listed)
         elif method == "GET" and path == "/healthz":
             ready = await self._service.is_ready()
             body = b'{"ready":true}' if ready else b'{"ready":false}'
-            await _respond(send, 200 if ready else 503, body)
+            await respond(send, 200 if ready else 503, body)
         else:
-            await _respond(send, _NO_ROUTE.status, _NO_ROUTE.body())
+            await respond(send, _NO_ROUTE.status, _NO_ROUTE.body())
 
 
 class _Exchange:
@@ -86,7 +86,7 @@ class _Exchange:
         """Answer, or stop as soon as the caller leaves; log one line."""
         outcome = "left"
         try:
-            request = parse(await _read_body(receive))
+            request = parse(await read_body(receive, MAX_BODY_BYTES))
             work = asyncio.create_task(self._answer(request))
             gone = asyncio.create_task(_departure(receive))
             try:
@@ -99,8 +99,11 @@ class _Exchange:
             if not work.cancelled():
                 work.result()
                 outcome = "completed"
-        except _CallerLeft:
+        except CallerLeft:
             pass
+        except BodyTooLarge:
+            outcome = "refused"
+            await self._fail(_TOO_LARGE)
         except Problem as problem:
             outcome = "failed" if problem.status >= _SERVER_ERROR else "refused"
             await self._fail(problem)
@@ -167,7 +170,7 @@ class _Exchange:
                 if piece.finish_reason is not None:
                     result.finish_reason = piece.finish_reason
         self._answering = True
-        await _respond(self._send, 200, prepared.form.whole(results, prepared.usage()))
+        await respond(self._send, 200, prepared.form.whole(results, prepared.usage()))
 
     async def _fail(self, problem: Problem) -> None:
         """Say what went wrong, with its status or, too late for one, visibly.
@@ -176,7 +179,7 @@ class _Exchange:
         the server drop the connection, so that no client takes it for whole.
         """
         if not self._answering:
-            await _respond(self._send, problem.status, problem.body(), problem.headers)
+            await respond(self._send, problem.status, problem.body(), problem.headers)
         elif self._prepared is not None:
             block = broken(problem, self._prepared.usage())
             await self._send(
@@ -205,32 +208,7 @@ class _Exchange:
         )
 
 
-async def _read_body(receive: Receive) -> bytes:
-    parts, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _CallerLeft
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > MAX_BODY_BYTES:
-            raise Problem(Kind.INVALID_REQUEST, "The body is too large.")
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
 async def _departure(receive: Receive) -> None:
     """Return when the caller has left."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _respond(
-    send: Send, status: int, body: bytes, headers: dict[str, str] | None = None
-) -> None:
-    extra = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-    fixed = [(b"content-type", _JSON), (b"content-length", b"%d" % len(body))]
-    await send(
-        {"type": "http.response.start", "status": status, "headers": fixed + extra}
-    )
-    await send({"type": "http.response.body", "body": body})

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tollhouse.adapters.http_server import listening
 from tollhouse.adapters.process import StartError
 from tollhouse.cli.engine import release_dir
 from tollhouse.frontend.config import load_models
 from tollhouse.frontend.release import Release
-from tollhouse.frontend.server import listening
 
 
 def test_a_socket_file_is_ours_alone_and_goes(tmp_path: Path):
