@@ -9,23 +9,29 @@
 | `tollhouse.refusals` | refused requests by binding `limit` and `scope` |
 | `tollhouse.refusals.shadow` | limits in shadow that would have refused |
 | `tollhouse.lessons.dropped` | exchanges the estimator could not learn from |
+| `tollhouse.outbox.age` | since when the aggregator lacks a record, seconds |
+| `tollhouse.outbox.entries` | records that the aggregator does not have yet |
+| `tollhouse.ledger.lag` | bytes of a node's ledger that are not settled yet |
 
 Attributes are `model` and `plan` beside those; never a key or a tenant: their number
 has no bound. Where nothing exports, a record costs a fraction of a microsecond.
 """
 
-import os
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 
-from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
+from opentelemetry.metrics import (
+    CallbackOptions,
+    MeterProvider,
+    NoOpMeterProvider,
+    Observation,
+)
 
+from tollhouse.adapters.metric_export import close_export, open_export
+from tollhouse.adapters.redis.outbox import Standing
 from tollhouse.core.exchange import Settlement
 from tollhouse.core.limits import Limit
 from tollhouse.core.usage import CountSource, UsageKind
-
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_CLOSE_MS = 2000
-"""A collector that is away must not keep a process from ending."""
 
 _RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 _UNITS = (10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
@@ -51,6 +57,7 @@ class Metrics:
     def __init__(self, provider: MeterProvider | None = None) -> None:
         self._provider = provider
         meter = (provider or NoOpMeterProvider()).get_meter("tollhouse")
+        self._meter = meter
         self._ratio = meter.create_histogram(
             "tollhouse.estimate.ratio",
             unit="1",
@@ -89,43 +96,25 @@ class Metrics:
             unit="{lesson}",
             description="Exchanges the estimator could not learn from",
         )
+        self._outbox_age = meter.create_gauge(
+            "tollhouse.outbox.age",
+            unit="s",
+            description="Age of the oldest record the aggregator does not have",
+        )
+        self._outbox_entries = meter.create_gauge(
+            "tollhouse.outbox.entries",
+            unit="{record}",
+            description="Records the aggregator does not have yet",
+        )
 
     @classmethod
     def open(cls, service: str, instance: str) -> "Metrics":
-        """Export by OTLP if the environment names an endpoint, else measure nothing.
-
-        `instance` tells the processes of a service apart; their sums would collide.
-        """
-        if not any(os.environ.get(name) for name in _ENDPOINTS):
-            return cls()
-        # Only who exports pays for these: 0.2 s of a start, a thread.
-        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import (  # noqa: PLC0415
-            OTLPMetricExporter,
-        )
-        from opentelemetry.sdk.metrics import MeterProvider as Provider  # noqa: PLC0415
-        from opentelemetry.sdk.metrics.export import (  # noqa: PLC0415
-            PeriodicExportingMetricReader,
-        )
-        from opentelemetry.sdk.resources import (  # noqa: PLC0415
-            OTELResourceDetector,
-            Resource,
-        )
-
-        own = {"service.name": f"tollhouse-{service}", "service.instance.id": instance}
-        return cls(
-            Provider(
-                [PeriodicExportingMetricReader(OTLPMetricExporter())],
-                # What the operator says goes first.
-                Resource.create(own).merge(OTELResourceDetector().detect()),
-                shutdown_on_exit=False,
-            )
-        )
+        """Export where the environment says, else measure nothing (metric_export)."""
+        return cls(open_export(service, instance))
 
     def close(self) -> None:
         """Export what is left; blocks for a moment."""
-        shutdown = getattr(self._provider, "shutdown", None)
-        if shutdown is not None:
-            shutdown(timeout_millis=_CLOSE_MS)
+        close_export(self._provider)
 
     def settled(self, settlement: Settlement) -> None:
         """Compare a served exchange with what was expected of it."""
@@ -165,6 +154,26 @@ class Metrics:
     def lessons_dropped(self, lessons: int) -> None:
         """Count what the estimator missed."""
         self._dropped.add(lessons)
+
+    def waits(self, standing: Standing) -> None:
+        """Take in how much the aggregator does not have yet."""
+        age_ms = standing.now_ms - standing.oldest_ms
+        self._outbox_age.set(age_ms / 1000)
+        self._outbox_entries.set(standing.entries)
+
+    def watch_ledger(self, lag: Callable[[], int | None]) -> None:
+        """Ask for the settler's lag at each export; None: another worker reads."""
+
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            bytes_ = lag()
+            return [] if bytes_ is None else [Observation(bytes_)]
+
+        self._meter.create_observable_gauge(
+            "tollhouse.ledger.lag",
+            [observe],
+            unit="By",
+            description="Bytes of the ledger not settled yet",
+        )
 
 
 def _attributes(limit: Limit, model: str, plan: str) -> dict[str, str]:

@@ -165,6 +165,7 @@ async def test_a_stream_tells_how_far_its_outbox_is_read(
     response = await stream.read()
     stream.cancel()
 
+    assert isinstance(response, usage_pb.StreamUsageResponse)
     assert 3 == response.ack.batch_id
     assert {OUTBOX.encode(): b"1790000000"} == db.hgetall(billing_keys.WATERMARKS)
 

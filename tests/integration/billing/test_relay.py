@@ -20,9 +20,10 @@ from tests.integration.billing.records import (
     windows,
 )
 from tests.redis_process import running_redis
+from tollhouse.adapters.redis import billing_keys
 from tollhouse.adapters.redis import outbox as outbox_module
 from tollhouse.adapters.redis.client import Redis
-from tollhouse.adapters.redis.outbox import FIRST, GROUP, Outbox
+from tollhouse.adapters.redis.outbox import FIRST, GROUP, Outbox, Standing
 from tollhouse.adapters.redis.shards import SHARDS, outbox, shard
 from tollhouse.core.problems import ProtocolError
 from tollhouse.extproc import relay as relay_module
@@ -43,6 +44,44 @@ async def running(client: Redis, aggregator: Aggregator):
 
 async def drained(db: redis.Redis) -> None:
     await asyncio.to_thread(wait_drained, db)
+
+
+async def test_the_aggregator_hears_how_old_the_outbox_is(
+    client: Redis, aggregator: Aggregator, db: redis.Redis
+):
+    """And so does whoever watches: by it ids are kept, and an alarm rings."""
+    seen: list[Standing] = []
+    relay = Relay(
+        Outbox(client, "here"),
+        aggregator.target,
+        linger_seconds=3600,
+        sweep_seconds=3600,
+        watch_seconds=0.05,
+        watched=seen.append,
+    )
+    old = db.time()[0] - 7200
+    waiting = outbox(shard("acme"))
+    # Pending with a relay that never comes back: it stays for the length of the test.
+    db.xadd(waiting, Record.make().fields(), id=f"{old}000-0")  # type: ignore[arg-type]
+    db.xgroup_create(waiting, GROUP, "0-0")
+    db.xreadgroup(GROUP, "gone", {waiting: ">"})
+    task = asyncio.create_task(relay.run())
+    watermarks = billing_keys.WATERMARKS
+    await asyncio.to_thread(wait_until, lambda: db.exists(watermarks), "told")
+    told = db.hgetall(watermarks)
+    db.delete(waiting)
+    await asyncio.to_thread(
+        wait_until, lambda: db.hgetall(watermarks) != told, "told that it is empty"
+    )
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    id_ = db.get("th:outbox")
+    assert {id_: str(old).encode()} == told
+    assert abs(int(db.hgetall(watermarks)[id_]) - db.time()[0]) < 5  # type: ignore[index]
+    assert (1, old * 1000) == (seen[0].entries, seen[0].oldest_ms)
+    assert (0, seen[-1].now_ms) == (seen[-1].entries, seen[-1].oldest_ms)
 
 
 async def test_a_notified_record_is_there_soon(running: Relay, db: redis.Redis):

@@ -6,6 +6,7 @@ nothing here catches.
 
 import os
 import time
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,18 +14,24 @@ import pytest
 
 from tests.integration.limits.rig import ask
 from tests.redis_process import running_cluster
-from tollhouse.adapters.ledger import Position
+from tollhouse.adapters.ledger import Place
 from tollhouse.adapters.redis import shards
+from tollhouse.adapters.redis.backlog import Backlog, Backlogs
+from tollhouse.adapters.redis.billing_keys import BILLING_SHARDS
+from tollhouse.adapters.redis.chunks import Chunks
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.cluster import slot_of
 from tollhouse.adapters.redis.credentials import Credentials
+from tollhouse.adapters.redis.dedupe import Dedupe
 from tollhouse.adapters.redis.experience import Lessons, Refresher
 from tollhouse.adapters.redis.keyring import Keyring
+from tollhouse.adapters.redis.leadership import Leadership
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.outbox import FIRST, Leaving, Outbox
 from tollhouse.adapters.redis.positions import Positions
-from tollhouse.adapters.redis.windows import BILLING_SHARDS, Windows
+from tollhouse.adapters.redis.windows import Windows
 from tollhouse.adapters.redis.workers import Workers
+from tollhouse.core.chunk import Account, Answer, Verdict, conclude
 from tollhouse.core.exchange import Beat, Release, Settlement
 from tollhouse.core.experience import Experience
 from tollhouse.core.ids import exchange_id
@@ -173,9 +180,10 @@ async def test_the_outbox_is_read_over_all_nodes(redis):
 async def test_positions_are_anywhere(redis):
     for number in range(20):
         positions = Positions(redis, f"node-{number}")
-        assert Position(0, 0) == await positions.load()
-        await positions.save(Position(7, number))
-        assert Position(7, number) == await positions.load()
+        assert {} == await positions.load()
+        await positions.save({7: Place(number, "a"), 8: Place(1, "b")})
+        await positions.save({8: None})
+        assert {7: Place(number, "a")} == await positions.load()
 
 
 async def test_credentials_are_anywhere(redis):
@@ -202,7 +210,7 @@ def test_tenants_and_keys_are_kept_in_a_single_redis():
 
 
 async def test_billing_windows_are_in_their_own_slots(redis):
-    windows = Windows(redis, dedupe_hours=24)
+    windows = Windows(redis, time.time)
     hour = int(time.time()) // 3600
     names = tenants()
     postings = [
@@ -225,6 +233,45 @@ async def test_billing_windows_are_in_their_own_slots(redis):
 
     assert sorted(names) == [row.tenant for row in rows]
     assert len({slot_of(f"{{b{it}}}") for it in range(BILLING_SHARDS)}) > 1
+
+
+async def test_chunks_of_all_shards_are_sealed_and_sent(redis):
+    """Every script of theirs keeps to one slot."""
+    hour = int(time.time()) // 3600 - 2
+    windows, chunks = Windows(redis, time.time), Chunks(redis)
+    leadership = Leadership(redis, "here")
+    await leadership.renew()
+    names = tenants()
+    await windows.apply(
+        [
+            Posting(
+                record_id=exchange_id(hour * 3_600_000, os.urandom(10)),
+                created_hour=hour,
+                kind=UsageKind.FINAL,
+                tenant=tenant,
+                model="m1",
+                hour=hour,
+                usage=TokenUsage(10, 5),
+            )
+            for tenant in names
+        ]
+    )
+    now = int(time.time()) + 7200
+    for row in await chunks.due_rows(leadership.shards, now, 1000):
+        account = Account("here", row.tenant)
+        await chunks.seal(row, account, now=now, next_due=now + 3600)
+    opened = await chunks.due(leadership.shards, now, 1000)
+    sent = Answer(Verdict.ACCEPTED)
+    for it in opened:
+        begun = await chunks.begin(it, now=now, until=now + 15)
+        assert begun is not None
+        decide = partial(conclude, number=1, answer=sent, now=now)
+        await chunks.conclude(begun, decide, now=now, look_at=now)
+    closed = await Dedupe(redis, hours=48).forget(now + 100 * 3600)
+
+    assert 2 * len(names) == len(opened)
+    assert Backlog(0, 0, 0, 0) == await Backlogs(redis).look(now)
+    assert hour < closed
 
 
 async def test_experience_is_shared_over_all_nodes(redis):
