@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 from tollhouse.adapters.redis import billing_keys
 from tollhouse.adapters.redis.asking import ask, ask_scripts
-from tollhouse.adapters.redis.client import Redis, Script
+from tollhouse.adapters.redis.client import Redis, Run, Script
 from tollhouse.core.problems import Unavailable
 
 _LEASE_MS = 10_000
@@ -116,7 +116,7 @@ class Customers:
             raise Unavailable("it took too long: another command changes customers")
 
     async def _ask(self, holder: str, milliseconds: int) -> bool:
-        run = (_lease, [billing_keys.CUSTOMERS_LEASE], [holder, milliseconds])
+        run: Run = (_lease, [billing_keys.CUSTOMERS_LEASE], [holder, milliseconds])
         (is_ours,) = await ask_scripts(self._redis, [run])
         return bool(is_ours)
 
