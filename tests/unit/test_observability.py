@@ -29,6 +29,7 @@ def exported():
     metrics.waits(Standing("id", 1, 0, 1000))
     metrics.watch_ledger(lambda: 7)
     billing.waits(Backlog(1, 1, 1, 1))
+    billing.unlinked(1)
     billing.took(Outcome(1, 1, (Rejected("id", "why"),)))
     told = reader.get_metrics_data()
     assert told is not None

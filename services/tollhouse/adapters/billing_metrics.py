@@ -7,6 +7,7 @@
 | `tollhouse.chunks.open.age` | since when the first of them is sealed, seconds |
 | `tollhouse.chunks.parked` | chunks that wait for an operator |
 | `tollhouse.rows.overdue` | rows that should have been sealed over an hour ago |
+| `tollhouse.tenants.unlinked` | tenants with usage and no customer at the provider |
 | `tollhouse.provider.calls` | attempts by `verdict` |
 
 None has a tenant: their number has no bound.
@@ -47,6 +48,11 @@ class BillingMetrics:
             unit="{row}",
             description="Rows that should have been sealed over an hour ago",
         )
+        self._unlinked = meter.create_gauge(
+            "tollhouse.tenants.unlinked",
+            unit="{tenant}",
+            description="Tenants with usage and no customer at the provider",
+        )
         self._calls = meter.create_counter(
             "tollhouse.provider.calls",
             unit="{attempt}",
@@ -67,6 +73,10 @@ class BillingMetrics:
     def answered(self, verdict: Verdict) -> None:
         """Count an attempt."""
         self._calls.add(1, {"verdict": verdict.value})
+
+    def unlinked(self, tenants: int) -> None:
+        """Take in how many tenants can't be billed."""
+        self._unlinked.set(tenants)
 
     def waits(self, backlog: Backlog) -> None:
         """Take in how much waits."""

@@ -68,7 +68,14 @@ async def main(process: Process, clock: Callable[[], float] = time.time) -> None
         windows = Windows(redis, clock, cadence)
         dedupe = Dedupe(redis, hours=settings.dedupe_hours)
         leadership = Leadership(redis, holder)
-        sealer = Sealer(chunks, leadership, shipping.accounts, clock, cadence)
+        sealer = Sealer(
+            chunks,
+            leadership,
+            shipping.accounts,
+            clock,
+            cadence=cadence,
+            metrics=metrics,
+        )
         shipper = Shipper(
             chunks,
             shipping.provider,

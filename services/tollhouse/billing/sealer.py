@@ -5,10 +5,11 @@ nothing, its windows wait unsealed.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 
 import structlog
 
+from tollhouse.adapters.billing_metrics import BillingMetrics
 from tollhouse.adapters.redis.chunks import Chunks
 from tollhouse.adapters.redis.leadership import Leadership
 from tollhouse.core.chunk import Account
@@ -35,13 +36,17 @@ class Sealer:
         leadership: Leadership,
         accounts: Accounts,
         clock: Callable[[], float],
+        *,
         cadence: Cadence,
+        metrics: BillingMetrics,
     ) -> None:
         self._chunks = chunks
         self._leadership = leadership
         self._accounts = accounts
         self._clock = clock
         self._cadence = cadence
+        self._metrics = metrics
+        self._unlinked: set[str] = set()
 
     async def run(self) -> None:
         """Seal until cancelled."""
@@ -58,6 +63,8 @@ class Sealer:
         """Seal what is due; whether that was all. Raises Unavailable."""
         shards = self._leadership.shards
         if not shards:
+            self._unlinked.clear()
+            self._metrics.unlinked(0)
             return True
         now = int(self._clock())
         rows = await self._chunks.due_rows(shards, now, ROWS_AT_ONCE)
@@ -70,11 +77,18 @@ class Sealer:
                 await self._chunks.postpone(row, now=now, next_due=next_due)
             else:
                 await self._seal(row, account, now, next_due)
-        unmapped = [it for it in tenants if it not in accounts]
-        if unmapped:
-            # Their hours stay unbilled until somebody links them.
-            _log.error("tenants.unmapped", tenants=unmapped[:20], count=len(unmapped))
+        if rows:
+            self._tell_unlinked(tenants, accounts)
         return len(rows) < ROWS_AT_ONCE
+
+    def _tell_unlinked(self, tenants: Sequence[str], accounts: Container[str]) -> None:
+        """Say whose hours stay unbilled until somebody links them."""
+        unlinked = [it for it in tenants if it not in accounts]
+        self._unlinked.difference_update(tenants)
+        self._unlinked.update(unlinked)
+        self._metrics.unlinked(len(self._unlinked))
+        if unlinked:
+            _log.error("tenants.unlinked", tenants=unlinked[:20], count=len(unlinked))
 
     async def _seal(
         self, row: Position, account: Account, now: int, next_due: int

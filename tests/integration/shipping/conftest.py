@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 import redis
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from tests.integration.billing.records import HOUR_MS, Record
 from tests.stripe_stand_in.server import running_stand_in
@@ -55,8 +57,15 @@ class Aggregator:
         self.windows = Windows(self.redis, self.clock)
         self.chunks = Chunks(self.redis)
         self.leadership = Leadership(self.redis, self.name)
+        self.reader = InMemoryMetricReader()
+        metrics = BillingMetrics(MeterProvider([self.reader]))
         self.sealer = Sealer(
-            self.chunks, self.leadership, self._accounts, self.clock, AS_PROMISED
+            self.chunks,
+            self.leadership,
+            self._accounts,
+            self.clock,
+            cadence=AS_PROMISED,
+            metrics=metrics,
         )
         self.shipper = Shipper(
             self.chunks,
@@ -64,7 +73,7 @@ class Aggregator:
             self.leadership,
             Pace(1000, longest_pause_seconds=0.05),
             self.clock,
-            metrics=BillingMetrics(),
+            metrics=metrics,
             call_seconds=2,
             longest_pause_seconds=60,
         )
@@ -101,6 +110,16 @@ class Aggregator:
                 return
             self.clock.now += step_seconds
         pytest.fail(f"still open after {rounds} rounds")
+
+    def measured(self, name: str) -> dict[str, float]:
+        """Values of an instrument, by its one attribute."""
+        told = self.reader.get_metrics_data()
+        return {
+            "".join(map(str, dict(point.attributes or {}).values())): point.value  # type: ignore[union-attr]
+            for it in told.resource_metrics[0].scope_metrics[0].metrics  # type: ignore[union-attr]
+            if it.name == name
+            for point in it.data.data_points
+        }
 
     async def backlog(self) -> Backlog:
         """What waits."""

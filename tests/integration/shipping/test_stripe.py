@@ -16,6 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 OUTPUT = event_name("tiny-chat", TokenType.OUTPUT)
 WINDOW = f"acme|tiny-chat|output|{HOUR}"
 DAY = 24 * 3600
+UNLINKED = "tollhouse.tenants.unlinked"
 
 
 def billed(stripe, customer="cus_acme", hour=HOUR):
@@ -74,6 +75,34 @@ async def test_late_records_are_the_difference_an_hour_later(aggregator, stripe,
     assert [HOUR * 3600, HOUR * 3600 + 60] == stamps
 
 
+async def test_a_row_nobody_seals_is_overdue(aggregator, stripe, clock):
+    """An hour after its time: no aggregator leads the shard, an alarm has to ring."""
+    await aggregator.record(usage(output=9))
+    clock.now = SEALED_AT + 3599
+    in_time = await aggregator.backlog()
+    clock.now += 3600
+
+    assert (0, 1) == (in_time.overdue_rows, (await aggregator.backlog()).overdue_rows)
+
+
+async def test_an_open_chunk_has_an_age(aggregator, stripe, clock):
+    """Since it was sealed, however often it was tried."""
+    await aggregator.record(usage(output=9))
+    await aggregator.seal()
+    stripe.outage()
+    for _ in range(3):
+        await aggregator.ship()
+        clock.now += 100
+
+    waiting = await aggregator.backlog()
+
+    assert (2, 300) == (waiting.open_chunks, waiting.oldest_open_seconds)
+    assert aggregator.measured("tollhouse.provider.calls").keys() <= {
+        "unknown",
+        "refused",
+    }
+
+
 async def test_a_window_has_one_open_chunk(aggregator, stripe, clock):
     """What comes meanwhile waits: the order of corrections is kept."""
     await aggregator.record(usage(output=9))
@@ -100,13 +129,15 @@ async def test_an_unlinked_tenant_waits_and_loses_nothing(aggregator, stripe, cl
     await aggregator.seal()
     await aggregator.drain()
     clock.now += 2 * 3600
-    before, waiting = billed(stripe, "cus_zeta"), await aggregator.backlog()
+    await aggregator.seal()
+    before, told = billed(stripe, "cus_zeta"), aggregator.measured(UNLINKED)
 
     aggregator.accounts["zeta"] = "cus_zeta"
+    clock.now += 3600
     await aggregator.seal()
     await aggregator.drain()
 
-    assert ({}, 1) == (before, waiting.overdue_rows)
+    assert ({}, {"": 1}, {"": 0}) == (before, told, aggregator.measured(UNLINKED))
     assert 3 == billed(stripe, "cus_zeta")["output"]
 
 
