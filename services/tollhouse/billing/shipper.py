@@ -7,7 +7,8 @@ when the provider has to be asked first. What can't be sent stands in no other's
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
@@ -32,9 +33,9 @@ from tollhouse.core.chunk import (
 )
 from tollhouse.core.problems import Unavailable
 
-CALLS_AT_ONCE = 16
-CHUNKS_AT_ONCE = 200
-"""Per shard and look."""
+CALLS_AT_ONCE = 32
+CHUNKS_AT_ONCE = 100
+"""Read from each shard at a time; more are read when these are dealt with."""
 
 _LOOK_SECONDS = 0.5
 _STOP_SECONDS = 2.5
@@ -74,6 +75,7 @@ class Shipper:
         self._metrics = metrics
         self._busy_seconds = call_seconds + 5
         self._longest_pause = longest_pause_seconds
+        self._read: deque[Stored] = deque()
         self._lanes: set[_Lane] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
@@ -99,19 +101,23 @@ class Shipper:
                 task.cancel()
 
     async def look(self) -> None:
-        """Start calls for what is due and free. Raises Unavailable, or a call's bug."""
+        """Start calls for what is due and free. Raises Unavailable."""
         shards = self._leadership.shards
-        if not shards or len(self._tasks) >= CALLS_AT_ONCE:
+        if not shards:
+            self._read.clear()
             return
-        due = await self._chunks.due(shards, self._clock(), CHUNKS_AT_ONCE)
-        for call in self._calls(due):
-            if len(self._tasks) >= CALLS_AT_ONCE:
-                return
-            lanes = {_lane(it) for it in call}
-            self._lanes |= lanes
-            task = asyncio.create_task(self._handle(call))
-            self._tasks.add(task)
-            task.add_done_callback(partial(self._end, lanes))
+        if not self._read and len(self._tasks) < CALLS_AT_ONCE:
+            self._read.extend(
+                await self._chunks.due(shards, self._clock(), CHUNKS_AT_ONCE)
+            )
+        while self._read and len(self._tasks) < CALLS_AT_ONCE:
+            call = self._next_call()
+            if call:
+                lanes = {_lane(it) for it in call}
+                self._lanes |= lanes
+                task = asyncio.create_task(self._handle(call))
+                self._tasks.add(task)
+                task.add_done_callback(partial(self._end, lanes))
 
     async def rest(self) -> None:
         """Wait until no call is under way."""
@@ -127,25 +133,27 @@ class Shipper:
             # Retried like any other; but what raised was not foreseen.
             _log.error("ship.broke", exc_info=error)
 
-    def _calls(self, due: Iterable[Stored]) -> Iterator[list[Stored]]:
-        """Put together what may go in one call: one chunk of each free lane."""
-        now, taken = int(self._clock()), set(self._lanes)
-        batch: list[Stored] = []
-        for stored in due:
-            lane = _lane(stored)
-            if lane in taken:
-                continue
-            taken.add(lane)
+    def _next_call(self) -> list[Stored]:
+        """Put together what may go in one call: one chunk of each free lane.
+
+        What has no free lane is left out: it is read again when it is still due.
+        """
+        now, lanes = int(self._clock()), set(self._lanes)
+        call: list[Stored] = []
+        while self._read and len(call) < self._provider.most_at_once:
+            stored = self._read[0]
             step = next_step(stored.chunk, stored.progress, now)
-            if step is not Step.SEND or not self._is_ours(stored):
-                yield [stored]
+            is_alone = step is not Step.SEND or not self._is_ours(stored)
+            if is_alone and call:
+                break
+            self._read.popleft()
+            if _lane(stored) in lanes:
                 continue
-            batch.append(stored)
-            if len(batch) == self._provider.most_at_once:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
+            lanes.add(_lane(stored))
+            call.append(stored)
+            if is_alone:
+                break
+        return call
 
     async def _handle(self, call: Sequence[Stored]) -> None:
         try:
