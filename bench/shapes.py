@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import redis
 
-from tollhouse.cli.address import Address
+from tollhouse.adapters.address import Address
 from tollhouse.cli.bootstrap import Edge, render_bootstrap
 
 ROOT = Path(__file__).parents[1]

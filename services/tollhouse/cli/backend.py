@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from tollhouse.adapters.address import Address
 from tollhouse.adapters.configuration import Configuration
-from tollhouse.cli.address import Address
 from tollhouse.cli.parts import LOCAL_CLUSTER
 from tollhouse.core.catalog import Provider
 

@@ -48,7 +48,7 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any as PbAny
 
-from tollhouse.cli.address import ANY_HOST, Address
+from tollhouse.adapters.address import ANY_HOST, Address
 from tollhouse.cli.envoy_types import read_message, to_json_message, walk
 from tollhouse.cli.unusable import UnusableError
 

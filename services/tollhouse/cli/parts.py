@@ -10,10 +10,11 @@ from urllib.parse import quote
 
 import yaml
 
+from tollhouse.adapters.address import ANY_HOST, Address
 from tollhouse.adapters.configuration import Configuration
+from tollhouse.adapters.http_client import http_request
 from tollhouse.cli import engine
-from tollhouse.cli.address import ANY_HOST, Address
-from tollhouse.cli.probes import grpc_serves, http_answers, http_request, redis_answers
+from tollhouse.cli.probes import grpc_serves, http_answers, redis_answers
 from tollhouse.cli.state import StateDirectory
 from tollhouse.cli.supervisor import Part
 
@@ -40,6 +41,22 @@ class LocalEngine:
     models_file: Path
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class StripeAccount:
+    """The account usage is billed to; `url` stands for Stripe's API."""
+
+    key_file: Path
+    url: str | None = None
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Of the billing process."""
+        settings = {"STRIPE_KEY_FILE": str(self.key_file.absolute())}
+        if self.url is not None:
+            settings["STRIPE_URL"] = self.url
+        return settings
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
     """What all parts have to agree on."""
@@ -53,6 +70,8 @@ class Stack:
     workers: int
     engine: LocalEngine | None
     """None: models are served by a backend that is not ours."""
+    stripe: StripeAccount | None = None
+    """None: usage goes to the billing ledger in the state directory."""
 
     def socket(self, name: str) -> Address:
         """Where a part listens."""
@@ -135,9 +154,12 @@ class Stack:
         ]
 
     def _billing(self) -> Part:
-        return self._service(
-            "billing", {"BILLING_REDIS_URL": self.redis_url}, after=("redis",)
-        )
+        settings = {"BILLING_REDIS_URL": self.redis_url, "CONFIG": str(self.config)}
+        if self.stripe is None:
+            settings["BILLING_LEDGER"] = str(self.state.billing)
+        else:
+            settings |= {"PROVIDER": "stripe", **self.stripe.settings}
+        return self._service("billing", settings, after=("redis",))
 
     def _authz(self) -> Part:
         settings = {
@@ -152,6 +174,7 @@ class Stack:
             "CONFIG": str(self.config),
             "ADMISSION_PROOF_FILE": str(self.state.proof),
             "LEDGER": str(self.ledger),
+            "ENVOY_ADMIN": str(self.admin),
             "BILLING_TARGET": str(self.socket("billing")),
             "NODE": "local",
             "WORKER": name,

@@ -4,7 +4,7 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
-from tollhouse.cli.address import Address
+from tollhouse.adapters.address import Address
 from tollhouse.cli.unusable import UnusableError
 
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tollhouse.adapters.address import Address
 from tollhouse.cli import places
-from tollhouse.cli.address import Address
 from tollhouse.cli.children import Child, Children, describe
 from tollhouse.cli.probes import redis_answers
 from tollhouse.cli.unusable import UnusableError

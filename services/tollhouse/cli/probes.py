@@ -11,10 +11,10 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, StreamEnded, StreamReset
 
-from tollhouse.cli.address import Address
+from tollhouse.adapters.address import Address
+from tollhouse.adapters.http_client import http_request
 
 _ANSWER_SECONDS = 2.0
-_STATUS_LINE_WORDS = 2
 _EMPTY_GRPC_MESSAGE = bytes(5)
 _SERVING = bytes((0, 0, 0, 0, 2, 8, 1))
 """A framed grpc.health.v1.HealthCheckResponse with status = SERVING."""
@@ -22,26 +22,7 @@ _SERVING = bytes((0, 0, 0, 0, 2, 8, 1))
 
 async def redis_answers(address: Address) -> bool:
     """Tell whether Redis has loaded its data and serves commands."""
-    return (await _exchange(address, b"PING\r\n", until=b"\r\n")).startswith(b"+PONG")
-
-
-async def http_request(
-    address: Address, path: str, *, method: str = "GET", headers: tuple[str, ...] = ()
-) -> tuple[int, bytes]:
-    """Ask over HTTP/1.1; return status and raw body. Raises OSError, TimeoutError."""
-    lines = (
-        f"{method} {path} HTTP/1.1",
-        "Host: localhost",
-        "Connection: close",
-        *headers,
-    )
-    request = "\r\n".join((*lines, "Content-Length: 0", "", "")).encode()
-    answer = await _exchange(address, request)
-    head, _, body = answer.partition(b"\r\n\r\n")
-    words = head.split(maxsplit=2)
-    if len(words) < _STATUS_LINE_WORDS or not words[1].isdigit():
-        raise ConnectionError(f"{address} does not speak HTTP")
-    return int(words[1]), body
+    return (await address.ask(b"PING\r\n", until=b"\r\n")).startswith(b"+PONG")
 
 
 async def http_answers(address: Address, path: str) -> bool:
@@ -90,20 +71,3 @@ async def _health_check(
                     body += event.data
                 case StreamEnded() | StreamReset():
                     return body
-
-
-async def _exchange(
-    address: Address, request: bytes, until: bytes | None = None
-) -> bytes:
-    """Send a request; return the answer up to a separator or the end."""
-    async with asyncio.timeout(_ANSWER_SECONDS):
-        reader, writer = await address.connect()
-        try:
-            writer.write(request)
-            if until is None:
-                return await reader.read(-1)
-            return await reader.readuntil(until)
-        except asyncio.IncompleteReadError as error:
-            raise ConnectionError(f"{address} closed the connection") from error
-        finally:
-            writer.close()

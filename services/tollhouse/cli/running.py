@@ -11,11 +11,11 @@ from http import HTTPStatus
 from pathlib import Path
 
 from tollhouse.adapters.configuration import Configuration
+from tollhouse.adapters.http_client import http_request
 from tollhouse.cli.children import Children
 from tollhouse.cli.console import Console
 from tollhouse.cli.demo import demo_key
 from tollhouse.cli.parts import Stack
-from tollhouse.cli.probes import http_request
 from tollhouse.cli.state import write_whole
 from tollhouse.cli.supervisor import PartError, Supervisor, first
 

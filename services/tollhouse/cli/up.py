@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from tollhouse.adapters.address import Address
 from tollhouse.adapters.configuration import ConfigurationError, load
 from tollhouse.adapters.pepper import PepperError
 from tollhouse.adapters.redis.keyring import KeyringError
 from tollhouse.cli import engine, places
-from tollhouse.cli.address import Address
 from tollhouse.cli.backend import Backend, for_backend, to_yaml
 from tollhouse.cli.console import Console
-from tollhouse.cli.parts import Stack, local_engine
+from tollhouse.cli.parts import Stack, StripeAccount, local_engine
 from tollhouse.cli.ports import free_ports, reserved
 from tollhouse.cli.running import Running
 from tollhouse.cli.state import StateDirectory, write_whole
@@ -93,6 +93,17 @@ def add_parser(
         help="extproc processes (default: half the cores, here %(default)s)",
     )
     parser.add_argument(
+        "--stripe-key-file",
+        type=Path,
+        metavar="FILE",
+        help="bill to the Stripe account of this key, not to files in DIR/billing",
+    )
+    parser.add_argument(
+        "--stripe-url",
+        metavar="URL",
+        help="what stands for Stripe's API, to try it without an account",
+    )
+    parser.add_argument(
         "--ready-file",
         type=Path,
         metavar="FILE",
@@ -160,12 +171,23 @@ def _run(args: argparse.Namespace) -> None:
             admin=Address(host="127.0.0.1", port=admin),
             workers=args.workers,
             engine=local,
+            stripe=_stripe(args),
         )
         edge_file.write(edge, stack, backend)
         running = Running(
             stack, configuration, console, ready_file=args.ready_file, began=began
         )
         asyncio.run(running.main(lock))
+
+
+def _stripe(args: argparse.Namespace) -> StripeAccount | None:
+    if args.stripe_key_file is None:
+        if args.stripe_url is not None:
+            raise UnusableError("--stripe-url needs --stripe-key-file")
+        return None
+    if not args.stripe_key_file.is_file():
+        raise UnusableError(f"--stripe-key-file: no file {args.stripe_key_file}")
+    return StripeAccount(args.stripe_key_file, args.stripe_url)
 
 
 def _argument(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:

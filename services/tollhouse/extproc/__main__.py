@@ -3,9 +3,11 @@
 import re
 
 from tollhouse.adapters import telemetry
+from tollhouse.adapters.address import Address
 from tollhouse.adapters.configuration import ConfigurationError
 from tollhouse.adapters.grpc_server import serve
 from tollhouse.adapters.ledger import LedgerReader
+from tollhouse.adapters.ledger_rotation import Rotation
 from tollhouse.adapters.live import Live
 from tollhouse.adapters.metrics import Metrics
 from tollhouse.adapters.process import Process, StartError, read_settings, run
@@ -40,6 +42,7 @@ async def main(process: Process) -> None:
     except ConfigurationError as error:
         raise StartError(str(error)) from error
     proof = _proof(settings)
+    admin = _admin(settings)
     reader = _reader(settings)
     try:
         redis = await Redis.connect(settings.redis_url)
@@ -51,7 +54,9 @@ async def main(process: Process) -> None:
     workers = Workers(redis, worker, minimum=settings.min_workers)
     experience = Experience()
     learner = Learner(Lessons(redis), metrics)
-    relay = Relay(Outbox(redis, settings.worker), settings.billing_target)
+    relay = Relay(
+        Outbox(redis, settings.worker), settings.billing_target, watched=metrics.waits
+    )
     settler = Settler(
         reader,
         Positions(redis, settings.node),
@@ -59,6 +64,12 @@ async def main(process: Process) -> None:
         redis,
         relay.notify,
         learn=learner.learn,
+    )
+    metrics.watch_ledger(reader.lag)
+    rotation = (
+        []
+        if admin is None
+        else [Rotation(reader, admin, largest_bytes=settings.ledger_rotate_bytes).run]
     )
     servicer = ExternalProcessorServicer(
         live=live,
@@ -82,6 +93,7 @@ async def main(process: Process) -> None:
                 workers.beat,
                 Refresher(redis, experience).run,
                 learner.run,
+                *rotation,
             ],
         )
         await servicer.drain()
@@ -105,6 +117,15 @@ def _proof(settings: Settings) -> bytes:
             "A-Z a-z 0-9 _ -, the value Envoy's backend routes require"
         )
     return proof
+
+
+def _admin(settings: Settings) -> Address | None:
+    if settings.envoy_admin is None:
+        return None
+    try:
+        return Address.parse(settings.envoy_admin)
+    except ValueError as error:
+        raise StartError(f"TOLLHOUSE_ENVOY_ADMIN: {error}") from error
 
 
 def _reader(settings: Settings) -> LedgerReader:

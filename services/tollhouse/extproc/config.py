@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tollhouse.adapters.ledger_rotation import LARGEST_BYTES
 from tollhouse.adapters.telemetry import Level
 
 
@@ -23,6 +24,14 @@ class Settings(BaseSettings):
         description="file with the value Envoy's backend routes require"
     )
     ledger: Path = Field(description="the ledger file Envoy writes")
+    envoy_admin: str | None = Field(
+        None,
+        description="Envoy's admin listener, host:port or unix:/path, to rotate the "
+        "ledger with; without it nothing is rotated",
+    )
+    ledger_rotate_bytes: int = Field(
+        LARGEST_BYTES, ge=1, description="size from which the ledger is rotated"
+    )
     billing_target: str = Field(description="gRPC target of the billing aggregator")
     node: str = Field("local", description="name of the Envoy whose ledger this is")
     worker: str = Field(

@@ -1,6 +1,6 @@
 """Turns ledger lines into settlements, and expired leases into records.
 
-One settler per Envoy is at work, whoever holds the ledger's lock. The position is
+One settler per Envoy is at work, whoever holds the ledger's lock. Its position is
 committed after the lines are done, so a settler that is killed repeats, and while
 Redis is away it stands still: the ledger is the spool.
 """
@@ -64,7 +64,7 @@ class Settler:
         while not self._reader.lock():  # noqa: ASYNC110  # the kernel wakes nobody
             await asyncio.sleep(LOCK_SECONDS)
         self._reader.seek(await self._until_available(self._positions.load))
-        _log.info("ledger.opened", offset=self._reader.position.offset)
+        _log.info("ledger.opened", lag=self._reader.lag())
         while True:
             lines = self._reader.read()
             if lines:
@@ -76,7 +76,9 @@ class Settler:
                 await asyncio.sleep(POLL_SECONDS)
 
     async def _save(self) -> None:
-        await self._positions.save(self._reader.position)
+        positions = self._reader.uncommitted()
+        await self._positions.save(positions)
+        self._reader.commit(positions)
 
     async def reap(self) -> None:
         """Close exchanges whose Envoy is gone, once our own ledger is read."""

@@ -14,7 +14,7 @@ import psutil
 
 from tests.e2e.edge import services
 from tests.e2e.edge.backend import Backend
-from tollhouse.cli.address import Address
+from tollhouse.adapters.address import Address
 from tollhouse.cli.bootstrap import Edge as Values
 from tollhouse.cli.bootstrap import render_bootstrap
 
@@ -74,6 +74,14 @@ class Edge:
             text = (await client.get(url)).text
         return int(text.rpartition(":")[2])
 
+    async def restart(self) -> None:
+        """Start it again, with the same files, as if it had been killed."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
+        self.process = await _start(self.folder)
+        await _until_ready(self)
+
     def rss(self) -> int:
         """Return Envoy's resident bytes."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
@@ -110,14 +118,7 @@ async def running_edge(
     config = folder / "envoy.json"
     tree = _without_route(_patched(tree, dict(patched or {})), without_route)
     config.write_text(json.dumps(tree))
-    with (folder / "envoy.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            *(str(_ENVOY), "-c", str(config), "--concurrency", "1"),
-            *("--disable-hot-restart", "-l", "warning"),
-            *("--file-flush-interval-msec", "20"),
-            stdout=log,
-            stderr=log,
-        )
+    process = await _start(folder)
     edge = Edge(
         port=values.listen.port,
         admin=values.admin.port,
@@ -132,11 +133,24 @@ async def running_edge(
         yield edge
     finally:
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+            edge.process.kill()
+        await edge.process.wait()
         for stop in stops:
             await stop(0)
         await backend.stop()
+
+
+async def _start(folder: Path) -> asyncio.subprocess.Process:
+    with (folder / "envoy.log").open("ab") as log:
+        return await asyncio.create_subprocess_exec(
+            *(str(_ENVOY), "-c", str(folder / "envoy.json"), "--concurrency", "1"),
+            *("--disable-hot-restart", "-l", "warning"),
+            *("--file-flush-interval-msec", "20"),
+            stdout=log,
+            stderr=log,
+            # Python ignores SIGXFSZ: to Envoy a limit on file sizes is a full disk.
+            restore_signals=False,
+        )
 
 
 async def _until_ready(edge: Edge) -> None:

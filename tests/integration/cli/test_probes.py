@@ -8,8 +8,9 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from tests.redis_process import running_redis
-from tollhouse.cli.address import Address
-from tollhouse.cli.probes import grpc_serves, http_answers, http_request, redis_answers
+from tollhouse.adapters.address import Address
+from tollhouse.adapters.http_client import http_request
+from tollhouse.cli.probes import grpc_serves, http_answers, redis_answers
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -48,7 +49,7 @@ def new_id(number):
     return exchange_id(time.time_ns() // 1_000_000, number.to_bytes(10))
 
 
-def line(id_, *, admitted=True, kind="DownstreamEnd", facts=FACTS):
+def line(id_, *, admitted=True, kind="DownstreamEnd", facts=FACTS, ago_seconds=0):
     return (
         json.dumps(
             {
@@ -59,7 +60,7 @@ def line(id_, *, admitted=True, kind="DownstreamEnd", facts=FACTS):
                 "admitted": admitted or None,
                 "facts": facts.encode().decode() if admitted else None,
                 "meter": "sse,9,7,1,11,22,0,-,0,0,DF" if admitted else None,
-                "started_at": f"{time.time():.3f}",
+                "started_at": f"{time.time() - ago_seconds:.3f}",
                 "duration_ms": 5,
                 "code": 200,
                 "flags": "-",
@@ -218,14 +219,81 @@ async def test_goes_on_at_the_committed_position(redis, limiter, ledger):
     """What was committed is not read again after a restart."""
     append(ledger, line(new_id(1)))
 
-    async def committed():
-        return await redis.call("HGET", "th:ledger:node", "offset") is not None
+    positions = Positions(redis, "node")
 
     async with settling(redis, ledger):
-        await within(SOON, committed)
+        await within(SOON, positions.load)
 
-    offset = int(await redis.call("HGET", "th:ledger:node", "offset"))
-    assert ledger.stat().st_size == offset
+    ((inode, position),) = (await positions.load()).items()
+    status = ledger.stat()
+    assert (status.st_ino, status.st_size) == (inode, position.offset)
+
+
+async def records(redis):
+    """What is in the outbox, oldest first."""
+    entries = await redis.call("XRANGE", OUTBOX, "-", "+")
+    return [dict(zip(fields[::2], fields[1::2], strict=True)) for _, fields in entries]
+
+
+async def test_what_a_dead_settler_left_in_renamed_files_comes_first(
+    redis, limiter, ledger
+):
+    """Renamed twice while nobody read: finished in order, then the new one."""
+    ids = [new_id(number) for number in range(4)]
+    append(ledger, line(ids[0]))
+    async with settling(redis, ledger):
+        await within(SOON, lambda: settled(redis, 1))
+        await within(SOON, Positions(redis, "node").load)
+    append(ledger, line(ids[1]))
+    ages = ((ids[2], ".2", 20), (ids[3], ".1", 10))
+    for id_, name, age in ages:
+        older = ledger.rename(ledger.with_name(ledger.name + name))
+        os.utime(older, (0, time.time() - age))
+        append(ledger, line(id_))
+
+    async with settling(redis, ledger):
+        await within(SOON, lambda: settled(redis, 4))
+
+    assert [id_.encode() for id_ in ids] == [it[b"id"] for it in await records(redis)]
+
+
+async def test_a_deleted_files_inode_hides_no_line(redis, limiter, ledger):
+    """Another file of its inode, as large as where we were, is read from its start."""
+    old, new = new_id(1), new_id(2)
+    append(ledger, line(old))
+    async with settling(redis, ledger):
+        await within(SOON, lambda: settled(redis, 1))
+        await within(SOON, Positions(redis, "node").load)
+    ledger.write_bytes(line(new))
+
+    async with settling(redis, ledger):
+        await within(SOON, lambda: settled(redis, 2))
+
+    assert [old.encode(), new.encode()] == [it[b"id"] for it in await records(redis)]
+
+
+async def test_what_is_replayed_hours_later_is_of_its_own_hour(redis, ledger):
+    """It ended when it ended; today's limits know nothing of it."""
+    ago_seconds = 5 * 3600
+    then_ms = time.time_ns() // 1_000_000 - ago_seconds * 1000
+    ids = [exchange_id(then_ms, number.to_bytes(10)) for number in range(3)]
+    append(
+        ledger.with_name(ledger.name + ".1"),
+        *(
+            line(id_, kind=kind, ago_seconds=ago_seconds)
+            for id_ in ids
+            for kind in ("DownstreamPeriodic", "DownstreamEnd")
+        ),
+    )
+
+    async with settling(redis, ledger):
+        await within(SOON, lambda: settled(redis, len(ids)))
+
+    for record in await records(redis):
+        assert abs(int(record[b"ended_ms"]) - then_ms) < 2000
+    kept = {it.decode() for it in await redis.call("KEYS", "*")}
+    assert set() == {it for it in kept if ":bucket:" in it or ":concurrent:" in it}
+    assert 0 == await redis.call("ZCARD", LEASES)
 
 
 async def test_an_unreadable_line_holds_up_nobody(redis, limiter, ledger):

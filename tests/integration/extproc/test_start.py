@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[3]
         ({"ADMISSION_PROOF_FILE": "short"}, "must hold 32 to 256 of"),
         ({"ADMISSION_PROOF_FILE": "nowhere"}, "can't read nowhere: No such file"),
         ({"LEDGER": "nowhere/ledger.jsonl"}, "can't use the folder of nowhere/"),
+        ({"ENVOY_ADMIN": "9901"}, "TOLLHOUSE_ENVOY_ADMIN: `9901` is not HOST:PORT"),
+        ({"LEDGER_ROTATE_BYTES": "0"}, "should be greater than or equal to 1"),
         ({"REDIS_URL": "redis://:hunter2@x/0"}, "must not hold a password"),
         ({"LOG_LEVEL": "loud"}, "TOLLHOUSE_LOG_LEVEL: Input should be"),
     ],

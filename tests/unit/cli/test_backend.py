@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
+from tollhouse.adapters.address import Address
 from tollhouse.adapters.configuration import Configuration, load
-from tollhouse.cli.address import Address
 from tollhouse.cli.backend import Backend, for_backend, to_yaml
 from tollhouse.cli.places import repository_root
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tollhouse.cli.address import Address
+from tollhouse.adapters.address import Address
 from tollhouse.cli.bootstrap import (
     BootstrapError,
     Edge,

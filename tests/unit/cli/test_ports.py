@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from tollhouse.cli.address import Address
+from tollhouse.adapters.address import Address
 from tollhouse.cli.ports import PortError, free_ports, reserved
 
 ANY_PORT = Address(host="127.0.0.1", port=0)

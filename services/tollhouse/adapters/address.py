@@ -1,4 +1,4 @@
-"""Where a part of the stack listens, in the command line's and Envoy's terms."""
+"""Where somebody listens, in the command line's and Envoy's terms, and asking there."""
 
 import asyncio
 from dataclasses import dataclass
@@ -6,11 +6,12 @@ from typing import Self
 
 ANY_HOST = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 _HIGHEST_PORT = 65535
+_ANSWER_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a part listens: a Unix socket's path, or a host and a port."""
+    """Where somebody listens: a Unix socket's path, or a host and a port."""
 
     path: str | None = None
     host: str = ""
@@ -43,3 +44,20 @@ class Address:
         if self.path is not None:
             return await asyncio.open_unix_connection(self.path)
         return await asyncio.open_connection(self.host, self.port)
+
+    async def ask(self, request: bytes, until: bytes | None = None) -> bytes:
+        """Send a request; return the answer up to a separator or the end.
+
+        Raises OSError, TimeoutError when it is not there within two seconds.
+        """
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            reader, writer = await self.connect()
+            try:
+                writer.write(request)
+                if until is None:
+                    return await reader.read(-1)
+                return await reader.readuntil(until)
+            except asyncio.IncompleteReadError as error:
+                raise ConnectionError(f"{self} closed the connection") from error
+            finally:
+                writer.close()
