@@ -9,6 +9,7 @@ disk.
 import asyncio
 import fcntl
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,6 +59,8 @@ class BillingLedger:
         self._deployment = deployment
         self._catalog = catalog
         self._lock = (folder / ".lock").open("ab")
+        # The kernel's lock is the process's: it keeps no thread of ours away.
+        self._turn = threading.Lock()
         self._indexes: dict[Path, _Index] = {}
 
     async def ship(self, attempts: Sequence[Attempt]) -> list[Answer]:
@@ -133,11 +136,12 @@ class BillingLedger:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.flock(self._lock, fcntl.LOCK_UN)
+            with self._turn:
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
+                try:
+                    yield
+                finally:
+                    fcntl.flock(self._lock, fcntl.LOCK_UN)
         except OSError as error:
             raise Unavailable(
                 f"the billing ledger in {self._folder}: {error.strerror}"

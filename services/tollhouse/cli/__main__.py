@@ -15,6 +15,11 @@ COMMANDS = {
     "keys": ("keys", "create, list and revoke API keys"),
     "limits": ("limits", "show, set and simulate limits"),
     "usage": ("usage", "show token usage per tenant, model and hour"),
+    "billing": (
+        "billing",
+        "meters, prices and customers at Stripe, and what waits for them",
+    ),
+    "reconcile": ("reconcile", "compare all books: gateway, bills, engine"),
     "check-config": (
         "check_config",
         "check tollhouse.yaml and envoy.yaml, separately and together",

@@ -50,7 +50,7 @@ def add_pepper_option(parser: argparse.ArgumentParser) -> None:
 
 def redis_url(args: argparse.Namespace) -> str:
     """The Redis the options mean. Raises UnusableError."""
-    return args.redis_url or _local_redis(args.state_dir)
+    return args.redis_url or local_redis(args.state_dir)
 
 
 @contextmanager
@@ -64,8 +64,15 @@ def open_keyring(args: argparse.Namespace) -> Iterator[Keyring]:
         keyring.close()
 
 
-def reporting(work: Callable[[argparse.Namespace], None]) -> Callable[..., int]:
-    """Make a command of a function: what it raises becomes one line and a status."""
+def reporting(
+    work: Callable[[argparse.Namespace], None],
+    failures: tuple[type[Exception], ...] = (),
+) -> Callable[..., int]:
+    """Make a command of a function: what it raises becomes one line and a status.
+
+    `failures` are further ones that mean: it could not be done.
+    """
+    failed: tuple[type[Exception], ...] = (KeyringError, Unavailable, *failures)
 
     def run(args: argparse.Namespace) -> int:
         console = Console(sys.stderr)
@@ -74,7 +81,7 @@ def reporting(work: Callable[[argparse.Namespace], None]) -> Callable[..., int]:
         except (UnusableError, PepperError, ValueError) as error:
             console.error(str(error))
             return EXIT_UNUSABLE
-        except (KeyringError, Unavailable) as error:
+        except failed as error:
             console.error(str(error))
             return EXIT_FAILED
         return EXIT_OK
@@ -125,12 +132,13 @@ def _pepper(args: argparse.Namespace) -> Pepper:
     return Pepper.read(args.pepper_file or args.state_dir / "pepper")
 
 
-def _local_redis(state_dir: Path) -> str:
+def local_redis(state_dir: Path, option: str = "--redis-url") -> str:
+    """The Redis of a running `tollhouse up`. Raises UnusableError without one."""
     # Resolved: the link leads to a path short enough for a socket.
     path = (state_dir / "run").resolve() / "redis.sock"
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for other users
         raise UnusableError(
             f"no gateway runs on {state_dir}: start one with `tollhouse up`, name its "
-            "--state-dir, be the user who runs it, or give --redis-url"
+            f"--state-dir, be the user who runs it, or give {option}"
         )
     return f"unix://{path}"

@@ -67,7 +67,7 @@ def add_parser(
     parser.add_argument(
         "--since",
         metavar="WHEN",
-        type=_since,
+        type=since,
         help="from the hour of this time on: 90m, 2h, 7d, 1w ago, or an ISO date or"
         " time (UTC unless it says otherwise); default: all there is",
     )
@@ -111,7 +111,8 @@ def parse_since(text: str, now: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _since(text: str) -> datetime:
+def since(text: str) -> datetime:
+    """Read WHEN as an option's value."""
     try:
         return parse_since(text, datetime.now(UTC))
     except (ValueError, OverflowError):

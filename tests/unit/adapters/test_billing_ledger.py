@@ -183,3 +183,23 @@ def test_only_its_owner_reads_it(open_ledger):
 
     assert 0o700 == ledger._folder.stat().st_mode & 0o777
     assert 0o600 == ledger.path(CHUNK.timestamp).stat().st_mode & 0o777
+
+
+def test_calls_at_once_write_each_chunk_once(open_ledger):
+    """The shipper has several calls under way, each on a thread of its own."""
+    ledger = open_ledger()
+
+    async def all_at_once():
+        calls = [
+            ledger.ship([Attempt(chunk(number), 1) for number in range(at, at + 8)])
+            for at in range(40)
+        ]
+        totals = [
+            ledger.total("acme", CHUNK.event_name, HOUR * 3600, HOUR * 3600 + 60)
+            for _ in range(40)
+        ]
+        await asyncio.gather(*calls, *totals)
+
+    asyncio.run(all_at_once())
+
+    assert 40 + 7 == len(lines(ledger))

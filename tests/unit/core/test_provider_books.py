@@ -1,5 +1,7 @@
 """What the provider should have follows from what is known of each chunk."""
 
+from typing import Any
+
 import pytest
 
 from tollhouse.core.book import Book
@@ -13,7 +15,7 @@ LANE = Lane("stripe", "cus_acme", "tollhouse.tiny-chat.output")
 SHOWN = 1_000.0
 
 
-def kept(value: int, *, seq: int = 1, sent_at: float = 0.0, **progress) -> Kept:
+def kept(value: int, *, seq: int = 1, sent_at: float = 0.0, **progress: Any) -> Kept:
     chunk = Chunk(
         window=WINDOW,
         seq=seq,
@@ -26,7 +28,7 @@ def kept(value: int, *, seq: int = 1, sent_at: float = 0.0, **progress) -> Kept:
     return Kept(chunk, Progress(**progress), sent_at)
 
 
-SENT = {"state": State.SENT}
+SENT: Any = {"state": State.SENT}
 
 
 @pytest.mark.parametrize(

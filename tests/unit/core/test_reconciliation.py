@@ -256,8 +256,13 @@ def settled(**about) -> RowBooks:
     return replace(row.books(), **about)
 
 
+def of(books: RowBooks, quantity: str) -> Flow:
+    assert books.flows is not None
+    return books.flows[quantity]
+
+
 def flow(books: RowBooks, **about) -> RowBooks:
-    flows = {it: replace(books.flows[it], **about) for it in QUANTITIES}
+    flows = {it: replace(of(books, it), **about) for it in QUANTITIES}
     return replace(books, flows=flows)
 
 
@@ -278,7 +283,8 @@ def test_whole_exchanges_that_may_have_been_settled_twice_are_a_question():
 
 def test_tokens_without_their_exchange_were_not_replayed():
     books = settled()
-    flows = {**books.flows, OUTPUT: Flow(settled=Span(6, 6))}
+    flows = {it: of(books, it) for it in QUANTITIES}
+    flows[OUTPUT] = Flow(settled=Span(6, 6))
 
     assert {(Finding.MISSING, OUTPUT)} == named(replace(books, flows=flows))
 
@@ -302,6 +308,13 @@ def test_what_moved_while_one_read_is_no_difference(span, outbox, expected):
     books = flow(settled(), settled=span, outbox=outbox)
 
     assert expected == {it for it, _ in named(books)}
+
+
+def test_spans_join_and_tell_how_far_a_number_is_outside():
+    span = Span(2, 5).joined(Span(4, 9))
+
+    assert Span(2, 9) == span
+    assert [-1, 0, 0, 3] == [span.outside(it) for it in (1, 2, 9, 12)]
 
 
 def test_hours_of_which_the_gateway_keeps_no_sums_are_compared_behind_it():
@@ -379,6 +392,5 @@ def test_totals_say_where_every_token_is(history):
     assert (2, 1, 1) == (totals.rows, totals.not_covered, totals.moving)
     places = totals.unsealed + totals.under_way + totals.parked + totals.discarded
     assert totals.tokens == places + totals.accepted + totals.outbox
-    assert totals.exchanges == sum(
-        (2 * books.counted[EXCHANGES], books.flows[EXCHANGES].outbox.low)
-    )
+    waiting = of(books, EXCHANGES).outbox.low
+    assert totals.exchanges == 2 * books.counted[EXCHANGES] + waiting

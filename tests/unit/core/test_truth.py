@@ -18,7 +18,7 @@ from tollhouse.core.usage import CountSource, Facts, TokenUsage, UsageKind
 
 NOW = 1_790_000_000.0
 BEGAN = NOW - 1000
-ID = exchange_id(int((NOW - 500) * 1000), b"0123456789")
+ID: str = exchange_id(int((NOW - 500) * 1000), b"0123456789")
 BACKEND, METER, ESTIMATE = CountSource
 
 FACTS = Facts(
@@ -164,7 +164,7 @@ def test_an_empty_ledger_says_nothing_about_the_engine():
 
 
 def test_what_was_billed_and_never_served_is_found():
-    other = exchange_id(int((NOW - 600) * 1000), b"0123456789")
+    other: str = exchange_id(int((NOW - 600) * 1000), b"0123456789")
     truth = {other: Generated(1, 1, NOW - 600)}
 
     def found(entry: Settlement) -> list[Fault]:

@@ -145,9 +145,20 @@ class BillingBooks:
         }
         return [(it.shard, it.entry_id) in known for it in waiting]
 
-    async def have_records(self, hours: Mapping[str, int]) -> set[str]:
-        """Those of these exchanges, id → hour it was made in, that have a record."""
-        ids = [id_ for id_ in hours for _ in range(billing_keys.BILLING_SHARDS)]
+    async def may_have_records(self, hours: Mapping[str, int]) -> set[str]:
+        """Those of these exchanges, id → hour it was made in, that have a record.
+
+        With them those of hours whose ids are forgotten: nobody can tell any more.
+        """
+        if not hours:
+            return set()
+        shards = _shards(None)
+        closed = await ask_in_turns(
+            self._redis,
+            (("GET", billing_keys.of_shard(number, "closed")) for number in shards),
+        )
+        last_closed = max(int(it or -1) for it in closed)
+        ids = [id_ for id_ in hours for _ in shards]
         replies = await ask_in_turns(
             self._redis,
             (
@@ -157,10 +168,11 @@ class BillingBooks:
                     member(id_, UsageKind.ABANDONED),
                 )
                 for id_, hour in hours.items()
-                for number in range(billing_keys.BILLING_SHARDS)
+                for number in shards
             ),
         )
-        return {id_ for id_, reply in zip(ids, replies, strict=True) if reply}
+        found = {id_ for id_, reply in zip(ids, replies, strict=True) if reply}
+        return found | {id_ for id_, hour in hours.items() if hour <= last_closed}
 
     async def chunks(
         self, books: Iterable[tuple[Window, Book]], now: float

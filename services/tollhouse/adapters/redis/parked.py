@@ -8,9 +8,9 @@ from tollhouse.adapters.redis import billing_keys
 from tollhouse.adapters.redis.asking import ask, ask_scripts
 from tollhouse.adapters.redis.bulk import AT_ONCE, ask_in_turns, stream
 from tollhouse.adapters.redis.chunks import SENT_SECONDS, Chunks, Stored
-from tollhouse.adapters.redis.client import Redis, Script
+from tollhouse.adapters.redis.client import Argument, Redis, Script
 from tollhouse.adapters.redis.refused import Decision, to_fields
-from tollhouse.core.chunk import Window
+from tollhouse.core.chunk import TRUSTED_SECONDS, parse_id
 
 RETRY, RESEAL, DISCARD = "retry", "reseal", "discard"
 
@@ -94,10 +94,9 @@ class ParkedChunks:
             billing_keys.of_shard(number, "audit"),
         ]
         row = billing_keys.row_name(window.tenant, window.hour, window.model)
-        (reply,) = await ask_scripts(
-            self._redis,
-            [(_resolve, keys, [chunk.id, action, now, row, who, why, SENT_SECONDS])],
-        )
+        arguments: list[Argument] = [chunk.id, action, now, row, who, why]
+        arguments += (SENT_SECONDS, TRUSTED_SECONDS)
+        (reply,) = await ask_scripts(self._redis, [(_resolve, keys, arguments)])
         return Resolved(reply)
 
     async def history(self) -> list[Decision]:
@@ -132,9 +131,8 @@ class ParkedChunks:
 
 
 def _is_id(name: str) -> bool:
-    window, _, seq = name.rpartition("|")
     try:
-        Window.parse(window)
+        parse_id(name)
     except ValueError:
         return False
-    return seq.isdecimal()
+    return True

@@ -1,14 +1,16 @@
 -- RESOLVE: what an operator decides about a parked chunk, and the note of who did.
 --
---   retry     the same bytes again, under the same identifier
+--   retry     the same bytes again, under the same identifier; what the provider was
+--             being asked about, it is asked about first
 --   reseal    takes it back into its window, to be frozen anew with the customer of then
 --   discard   never to be billed
 --
 -- KEYS: chunk, open, parked and unsealed zsets, window, audit stream; in slot {b<k>}
 -- ARGV: chunk id, action, now (Unix seconds), row name, who, why, for how long a chunk
---   that is over is kept (seconds)
+--   that is over is kept, for how long an identifier is relied on (seconds)
 -- Reply: 1 done, 0 it is not parked, -1 in doubt: a reseal could bill it twice
-local chunk = redis.call('HMGET', KEYS[1], 'state', 'value', 'doubt_at', 'reason')
+local chunk = redis.call('HMGET', KEYS[1], 'state', 'value', 'doubt_at', 'reason',
+  'verify_at')
 if chunk[1] ~= 'parked' then
   return 0
 end
@@ -20,7 +22,13 @@ end
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('HINCRBY', KEYS[5], 'parked', back)
 if action == 'retry' then
-  redis.call('HSET', KEYS[1], 'state', 'open', 'verify_at', 0, 'reason', '')
+  -- Sent now it would be a duplicate once more, which proves no delivery: the provider
+  -- has said so before, and did not count it.
+  local verify_at = 0
+  if chunk[5] ~= '0' and ARGV[3] - chunk[3] <= tonumber(ARGV[8]) then
+    verify_at = ARGV[3]
+  end
+  redis.call('HSET', KEYS[1], 'state', 'open', 'verify_at', verify_at, 'reason', '')
   redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
 else
   redis.call('HSET', KEYS[1], 'state', 'discarded', 'reason', action)
