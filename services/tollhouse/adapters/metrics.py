@@ -11,6 +11,7 @@
 | `tollhouse.lessons.dropped` | exchanges the estimator could not learn from |
 | `tollhouse.outbox.age` | since when the aggregator lacks a record, seconds |
 | `tollhouse.outbox.entries` | records that the aggregator does not have yet |
+| `tollhouse.outbox.refused` | records that are set aside for an operator |
 | `tollhouse.ledger.lag` | bytes of a node's ledger that are not settled yet |
 
 Attributes are `model` and `plan` beside those; never a key or a tenant: their number
@@ -106,6 +107,11 @@ class Metrics:
             unit="{record}",
             description="Records the aggregator does not have yet",
         )
+        self._outbox_refused = meter.create_gauge(
+            "tollhouse.outbox.refused",
+            unit="{record}",
+            description="Records set aside for an operator",
+        )
 
     @classmethod
     def open(cls, service: str, instance: str) -> "Metrics":
@@ -160,6 +166,7 @@ class Metrics:
         age_ms = standing.now_ms - standing.oldest_ms
         self._outbox_age.set(age_ms / 1000)
         self._outbox_entries.set(standing.entries)
+        self._outbox_refused.set(standing.refused)
 
     def watch_ledger(self, lag: Callable[[], int | None]) -> None:
         """Ask for the settler's lag at each export; None: another worker reads."""

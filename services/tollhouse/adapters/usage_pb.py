@@ -102,7 +102,7 @@ def from_pb_record(record: usage_pb.UsageRecord) -> Posting:
 
 def to_pb_watermark(standing: Standing) -> usage_pb.Watermark:
     """Tell how far an outbox is read."""
-    oldest_at = _timestamp(standing.oldest_ms)
+    oldest_at = _timestamp(standing.kept_from_ms)
     return usage_pb.Watermark(outbox_id=standing.outbox_id, oldest_at=oldest_at)
 
 

@@ -24,6 +24,7 @@ from tollhouse.core.chunk import (
     Provider,
     State,
     Step,
+    UnanswerableError,
     Verdict,
     conclude,
     next_step,
@@ -34,10 +35,12 @@ from tollhouse.core.chunk import (
 from tollhouse.core.problems import Unavailable
 
 CALLS_AT_ONCE = 32
-CHUNKS_AT_ONCE = 100
+CHUNKS_AT_ONCE = 300
 """Read from each shard at a time; more are read when these are dealt with."""
 
 _LOOK_SECONDS = 0.5
+_LOOKUP_SECONDS = 60.0
+"""Between two lookups of the same chunk, about."""
 _STOP_SECONDS = 2.5
 """Less than what a process gives its tasks to end."""
 _FAILED = (Verdict.REFUSED, Verdict.UNKNOWN)
@@ -186,9 +189,16 @@ class Shipper:
                 chunk.timestamp,
                 chunk.timestamp + 60,
             )
-        except Unavailable:
+        except UnanswerableError:
+            self._pace.succeeded()
+            await self._conclude(stored, partial(parked, reason="cannot_be_looked_up"))
+            return
+        except Unavailable as error:
             self._pace.failed()
-            raise
+            if not error.transient:
+                _log.error("provider.unusable", reason=str(error))
+            await self._conclude(stored, _unchanged)
+            return
         self._pace.succeeded()
         others = await self._chunks.others(chunk)
         now = int(self._clock())
@@ -203,6 +213,9 @@ class Shipper:
         now = self._clock()
         begun = []
         for stored in call:
+            # Decided before the wait, which may have been long.
+            if next_step(stored.chunk, stored.progress, int(now)) is not Step.SEND:
+                continue
             until = now + self._busy_seconds
             noted = await self._chunks.begin(stored, now=int(now), until=until)
             if noted is not None:
@@ -229,11 +242,13 @@ class Shipper:
         self, stored: Stored, decide: Callable[[Progress], Progress]
     ) -> None:
         now = self._clock()
+        chance = random.random()  # noqa: S311 - jitter
         pause = pause_seconds(
-            stored.progress.attempts,
-            random.random(),  # noqa: S311 - jitter
-            longest=self._longest_pause,
+            stored.progress.attempts, chance, longest=self._longest_pause
         )
+        if next_step(stored.chunk, stored.progress, int(now)) is Step.VERIFY:
+            # What it counts changes within minutes, and others want to ask too.
+            pause = _LOOKUP_SECONDS * (0.5 + chance)
         after = await self._chunks.conclude(
             stored, decide, now=int(now), look_at=now + pause
         )
@@ -248,6 +263,10 @@ class Shipper:
             _log.error("chunk.parked", reason=after.reason, **facts)
         else:
             _log.debug("chunk.kept", **facts)
+
+
+def _unchanged(progress: Progress) -> Progress:
+    return progress
 
 
 def _lane(stored: Stored) -> _Lane:

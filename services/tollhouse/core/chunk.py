@@ -20,12 +20,15 @@ from enum import StrEnum
 from hashlib import blake2b
 from typing import Protocol
 
+from tollhouse.core.problems import Unavailable
 from tollhouse.core.windows import SECONDS_PER_HOUR, TokenType
 
 TRUSTED_SECONDS = 23 * 3600
 """How long an identifier is relied on: Stripe promises a rolling 24 hours."""
 OLDEST_SECONDS = 34 * 24 * 3600
 """Stripe takes timestamps up to 35 days back."""
+GIVEN_UP_SECONDS = 36 * 24 * 3600
+"""Until then an old chunk in doubt is still looked up: perhaps it had arrived."""
 PATIENCE_SECONDS = 3600
 """How long summaries may lag behind (they are eventually consistent)."""
 
@@ -121,23 +124,27 @@ class Progress:
 
     `attempts`: how many were begun. `doubt_at`: when the oldest attempt was begun that
     the provider may have applied unknown to us, and `doubted` its number; 0 for none.
-    `verify_at`: since when the provider is asked whether it has the chunk, instead of
-    sending it; 0 for not. `reason`: why it is parked.
+    `begun_at`: when the last attempt was begun, 0 for never. `verify_at`: since when
+    the provider is asked whether it has the chunk, instead of sending it; 0 for not.
+    `absent_at`: when it last said that it has not; 0 for never. `reason`: why it is
+    parked.
     """
 
     state: State = State.OPEN
     attempts: int = 0
     doubt_at: int = 0
     doubted: int = 0
+    begun_at: int = 0
     verify_at: int = 0
+    absent_at: int = 0
     reason: str = ""
 
     def begun(self, now: int) -> "Progress":
         """One more attempt is about to be made."""
-        number = self.attempts + 1
+        after = replace(self, attempts=self.attempts + 1, begun_at=now)
         if self.doubt_at:
-            return replace(self, attempts=number)
-        return replace(self, attempts=number, doubt_at=now, doubted=number)
+            return after
+        return replace(after, doubt_at=now, doubted=after.attempts)
 
 
 class Step(StrEnum):
@@ -150,12 +157,19 @@ class Step(StrEnum):
 
 def next_step(chunk: Chunk, progress: Progress, now: int) -> Step:
     """Decide what an open chunk needs."""
+    age = now - chunk.timestamp
+    if age > GIVEN_UP_SECONDS:
+        return Step.PARK
     if progress.verify_at:
         return Step.VERIFY
     if progress.doubt_at and now - progress.doubt_at > TRUSTED_SECONDS:
         return Step.VERIFY
-    if now - chunk.timestamp > OLDEST_SECONDS:
+    if age > OLDEST_SECONDS:
         return Step.PARK
+    # Never tried, as far as we know. Where our state is a backup's it may have been, so
+    # long ago that its identifier is forgotten.
+    if not progress.attempts and not progress.absent_at and age > TRUSTED_SECONDS:
+        return Step.VERIFY
     return Step.SEND
 
 
@@ -181,14 +195,6 @@ class Answer:
 
     verdict: Verdict
     code: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """What the provider took at first and found wrong later, and its code for that."""
-
-    identifier: str
-    code: str
 
 
 def conclude(progress: Progress, *, number: int, answer: Answer, now: int) -> Progress:
@@ -228,13 +234,35 @@ def verified(
     if total == others + chunk.value:
         return replace(progress, state=State.SENT, reason="")
     if total != others:
-        return replace(progress, state=State.PARKED, reason="provider_differs")
-    if not progress.verify_at:
-        # In doubt for so long that the summary would show it: it never arrived.
-        return replace(progress, doubt_at=0, doubted=0)
-    if now - progress.verify_at > PATIENCE_SECONDS:
-        return replace(progress, state=State.PARKED, reason="duplicate_not_counted")
-    return progress
+        return parked(progress, reason="provider_differs")
+    if progress.verify_at:
+        if now - progress.verify_at > PATIENCE_SECONDS:
+            return parked(progress, reason="duplicate_not_counted")
+        return progress
+    if now - progress.begun_at <= PATIENCE_SECONDS:
+        return progress  # the last attempt may not show yet
+    return replace(progress, doubt_at=0, doubted=0, absent_at=now)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """What the provider took at first and found wrong later, and its code for that.
+
+    `number` is the attempt's, 0 where the provider does not say.
+    """
+
+    identifier: str
+    code: str
+    number: int = 0
+
+
+def rejected(progress: Progress, *, number: int, code: str, now: int) -> Progress:
+    """Take in that attempt `number` was not counted after all; 0: one of them."""
+    if number == progress.attempts or (not number and progress.attempts == 1):
+        settled = replace(progress, doubt_at=0, doubted=0, verify_at=0)
+        return parked(settled, reason=code)
+    # A later attempt may have been counted.
+    return replace(progress, state=State.OPEN, verify_at=now)
 
 
 def parked(progress: Progress, *, reason: str) -> Progress:
@@ -263,6 +291,10 @@ class Attempt:
         return f"{self.chunk.identifier}@{self.number}"
 
 
+class UnanswerableError(Unavailable):
+    """The provider will never say what it has: the customer or the meter is gone."""
+
+
 class Provider(Protocol):
     """Who turns chunks into an invoice."""
 
@@ -284,5 +316,6 @@ class Provider(Protocol):
     async def total(self, customer: str, event_name: str, start: int, end: int) -> int:
         """What it has of a customer and meter from `start` to before `end`.
 
-        Both are whole minutes. Raises Unavailable when it does not say.
+        Both are whole minutes. Raises Unavailable when it does not say now,
+        UnanswerableError when it never will.
         """

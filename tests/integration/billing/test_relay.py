@@ -24,7 +24,7 @@ from tollhouse.adapters.redis import billing_keys
 from tollhouse.adapters.redis import outbox as outbox_module
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.outbox import FIRST, GROUP, Outbox, Standing
-from tollhouse.adapters.redis.shards import SHARDS, outbox, shard
+from tollhouse.adapters.redis.shards import SHARDS, outbox, refused, shard
 from tollhouse.core.problems import ProtocolError
 from tollhouse.extproc import relay as relay_module
 from tollhouse.extproc.relay import Relay
@@ -82,6 +82,19 @@ async def test_the_aggregator_hears_how_old_the_outbox_is(
     assert abs(int(db.hgetall(watermarks)[id_]) - db.time()[0]) < 5  # type: ignore[index]
     assert (1, old * 1000) == (seen[0].entries, seen[0].oldest_ms)
     assert (0, seen[-1].now_ms) == (seen[-1].entries, seen[-1].oldest_ms)
+
+
+async def test_what_was_refused_is_counted_and_keeps_its_hour(
+    client: Redis, db: redis.Redis
+):
+    """Somebody has to see it, and may send it again days later."""
+    old_ms = (db.time()[0] - 3 * 86_400) * 1000
+    db.xadd(refused(3), Record.make().fields(), id=f"{old_ms}-0")  # type: ignore[arg-type]
+
+    standing = await Outbox(client, "here").standing()
+
+    assert (0, 1) == (standing.entries, standing.refused)
+    assert (standing.now_ms, old_ms) == (standing.oldest_ms, standing.kept_from_ms)
 
 
 async def test_a_notified_record_is_there_soon(running: Relay, db: redis.Redis):

@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.limits.rig import ask
 from tests.redis_process import running_cluster
-from tollhouse.adapters.ledger import Place
+from tollhouse.adapters.ledger import Position
 from tollhouse.adapters.redis import shards
 from tollhouse.adapters.redis.backlog import Backlog, Backlogs
 from tollhouse.adapters.redis.billing_keys import BILLING_SHARDS
@@ -181,9 +181,9 @@ async def test_positions_are_anywhere(redis):
     for number in range(20):
         positions = Positions(redis, f"node-{number}")
         assert {} == await positions.load()
-        await positions.save({7: Place(number, "a"), 8: Place(1, "b")})
+        await positions.save({7: Position(number, "a"), 8: Position(1, "b")})
         await positions.save({8: None})
-        assert {7: Place(number, "a")} == await positions.load()
+        assert {7: Position(number, "a")} == await positions.load()
 
 
 async def test_credentials_are_anywhere(redis):

@@ -1,6 +1,7 @@
 """Windows and chunks in a real Redis: what was counted is sealed once, to the token."""
 
 import asyncio
+import time
 import uuid
 from collections import Counter
 
@@ -267,6 +268,15 @@ async def test_an_outbox_that_is_gone_does_not_keep_ids_for_ever(client, db):
     await dedupe.forget(HOUR * 3600)
 
     assert [b"{b8}:seen:%d" % HOUR] == list(db.scan_iter("{b8}:seen:*"))
+
+
+async def test_a_clock_that_is_ahead_closes_nothing(client, db):
+    """What is closed stays so: Redis' clock has to agree."""
+    ahead = int(time.time()) + 400 * 86_400
+
+    closed = await Dedupe(client, hours=48).forget(ahead)
+
+    assert abs(closed - (db.time()[0] // 3600 - 49)) <= 1
 
 
 async def test_a_closed_hour_stays_closed(client, db):

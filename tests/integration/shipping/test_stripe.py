@@ -7,7 +7,11 @@ import pytest
 import redis
 
 from tests.integration.shipping.conftest import HOUR, SEALED_AT, usage
-from tollhouse.core.chunk import Attempt, State
+from tollhouse.adapters.redis import billing_keys
+from tollhouse.adapters.redis.asking import ask
+from tollhouse.adapters.redis.parked import ParkedChunks
+from tollhouse.billing.shipper import CHUNKS_AT_ONCE
+from tollhouse.core.chunk import Attempt, Rejection, State
 from tollhouse.core.meter import event_name
 from tollhouse.core.windows import TokenType
 
@@ -260,19 +264,138 @@ async def test_what_the_provider_reports_afterwards_is_parked(aggregator, stripe
     await aggregator.record(usage(output=9))
     await aggregator.seal()
     await aggregator.drain()
-    sent = await aggregator.stored(f"{WINDOW}|1")
+    chunk = (await aggregator.stored(f"{WINDOW}|1")).chunk
 
     rejected = [
         await aggregator.chunks.reject(
-            identifier, "meter_event_customer_not_found", now=SEALED_AT
+            Rejection(identifier, "meter_event_customer_not_found", 1), now=SEALED_AT
         )
-        for identifier in (sent.chunk.identifier, sent.chunk.identifier, "th1_x", "?")
+        for identifier in (chunk.identifier, chunk.identifier, "th1_x", "?")
     ]
 
     after = (await aggregator.stored(f"{WINDOW}|1")).progress
-    assert [f"{WINDOW}|1", None, None, None] == rejected
+    assert [chunk, None, None, None] == [it and it.chunk for it in rejected]
     assert (State.PARKED, 0) == (after.state, after.doubt_at)
     assert 1 == (await aggregator.backlog()).parked_chunks
+
+
+async def test_a_report_that_comes_again_does_not_undo_a_delivery(
+    aggregator, stripe, clock
+):
+    """Stripe repeats reports for days; meanwhile a retry was taken and counted."""
+    await aggregator.record(usage(output=9))
+    await aggregator.seal()
+    chunk = (await aggregator.stored(f"{WINDOW}|1")).chunk
+    stripe.faults.plan("error_before", on=chunk.identifier)
+    await aggregator.drain()
+    report = Rejection(chunk.identifier, "meter_event_customer_not_found", 1)
+
+    await aggregator.chunks.reject(report, now=int(clock()))
+    asked = (await aggregator.stored(chunk.id)).progress.state
+    await aggregator.drain()
+
+    assert (State.OPEN, State.SENT) == (asked, await aggregator.state(chunk.id))
+    assert {"uncached_input": 10, "output": 9} == billed(stripe)
+    assert "9" == await _accepted(aggregator, WINDOW)
+
+
+async def _accepted(aggregator, window):
+    (number,) = await ask(
+        aggregator.redis, [("HGET", f"{{b8}}:window:{window}", "accepted")]
+    )
+    return number.decode()
+
+
+async def test_what_can_never_be_looked_up_is_parked_and_blocks_nobody(
+    aggregator, stripe, clock
+):
+    """Its customer is not there any more, and it was in doubt for a day."""
+    shard = billing_keys.shard("acme")
+    other = next(
+        it for it in map("t-{}".format, range(999)) if billing_keys.shard(it) == shard
+    )
+    aggregator.accounts["acme"] = "cus_gone"
+    hours = [HOUR - it for it in range(CHUNKS_AT_ONCE // 2 + 9)]
+    await aggregator.record(*(usage(hour=it, output=3) for it in hours))
+    await aggregator.seal()
+    stripe.outage()
+    # All are in doubt: what the provider has nobody heard.
+    for _ in range(12):
+        await aggregator.ship()
+        clock.now += 1
+    stripe.end_outage()
+    clock.now += 24 * 3600
+    stripe.clock.advance(24 * 3600)
+    await aggregator.record(usage(other, hour=HOUR + 20, output=5))
+    aggregator.accounts[other] = "cus_zeta"
+    clock.now += 7200
+    stripe.clock.advance(7200)
+    await aggregator.seal()
+
+    for _ in range(20):
+        await aggregator.ship()
+
+    assert 5 == billed(stripe, "cus_zeta", HOUR + 20)["output"]
+    reasons = {
+        it.stored.progress.reason for it in await ParkedChunks(aggregator.redis).all()
+    }
+    assert {"cannot_be_looked_up"} == reasons
+
+
+async def test_a_key_that_may_not_look_up_blocks_nobody(aggregator, stripe, clock):
+    """It waits with pauses, and is not the first in line for ever."""
+    await aggregator.record(usage(output=9))
+    await aggregator.seal()
+    stuck = await aggregator.stored(f"{WINDOW}|1")
+    await aggregator.chunks.begin(stuck, now=int(clock()), until=clock())
+    clock.now += 26 * 3600
+    stripe.clock.advance(26 * 3600)
+    stripe.settings.restricted_keys = {
+        stripe.api_key: ("/v1/billing/meter_events",),
+    }
+    stripe.settings.api_keys = frozenset()
+
+    await aggregator.ship()
+    first = await aggregator.due()
+    clock.now += 100
+
+    assert stuck.chunk not in first
+    assert stuck.chunk in await aggregator.due()
+    assert State.OPEN is await aggregator.state(stuck.chunk.id)
+
+
+async def test_a_backup_of_days_ago_is_looked_up_first(aggregator, stripe, clock, db):
+    """It was sent after the backup, and Stripe has forgotten its identifier."""
+    await aggregator.record(usage(output=9))
+    await aggregator.seal()
+    backup = {key: db.dump(key) for key in db.scan_iter("{b*}*")}
+    await aggregator.drain()
+    db.flushall()
+    for key, content in backup.items():
+        db.restore(key, 0, content)
+    clock.now += 30 * 3600
+    stripe.clock.advance(30 * 3600)
+
+    await aggregator.drain()
+
+    assert State.SENT is await aggregator.state(f"{WINDOW}|1")
+    assert {"uncached_input": 10, "output": 9} == billed(stripe)
+
+
+async def test_a_broken_chunk_stands_in_no_others_way(aggregator, stripe, db, clock):
+    """Somebody's hand in Redis, and a release that knows another field."""
+    await aggregator.record(usage(output=9), usage("zeta", output=5))
+    await aggregator.seal()
+    db.hset(f"{{b8}}:chunk:{WINDOW}|1", "attempts", "many")
+    db.zadd("{b8}:open", {"nonsense": 1, "acme|no|words|1": 2})
+
+    for _ in range(3):
+        await aggregator.ship()
+        clock.now += 70
+
+    assert {"uncached_input": 10, "output": 5} == billed(stripe, "cus_zeta")
+    assert {"uncached_input": 10} == billed(stripe)
+    assert min(at for _, at in db.zrange("{b8}:open", 0, -1, withscores=True)) > clock()
 
 
 async def test_a_chunk_too_old_to_be_taken_is_parked(aggregator, stripe, clock):

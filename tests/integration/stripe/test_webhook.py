@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import httpx
@@ -37,6 +38,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self.taken: list[list[Rejection]] = []
+        self.counts: Counter[str] = Counter()
         self.is_away = False
         self.asked = asyncio.Event()
 
@@ -77,7 +79,7 @@ async def account(stand_in: StandIn):
 @pytest.fixture
 async def url(stand_in: StandIn, account: Client, inbox: Inbox):
     webhook = Webhook(account, Secret(SECRET))
-    async with serving(WebhookEndpoint(webhook, inbox)) as base:
+    async with serving(WebhookEndpoint(webhook, inbox, inbox.counts.update)) as base:
         stand_in.settings.webhook_url = f"{base}{PATH}"
         stand_in.settings.webhook_secret = SECRET
         yield f"{base}{PATH}"
@@ -117,8 +119,9 @@ async def posted(url: str, body: str, times: int = 2) -> list[int]:
 
 
 def rejection(seq: int) -> Rejection:
-    identifier = attempt(seq).chunk.identifier
-    return Rejection(identifier, "meter_event_customer_not_found")
+    it = attempt(seq, number=seq)
+    code = "meter_event_customer_not_found"
+    return Rejection(it.chunk.identifier, code, it.number)
 
 
 async def test_rejected_chunks_are_named(stand_in, account, url, inbox):
@@ -152,6 +155,7 @@ async def test_more_are_rejected_than_are_named(stand_in, account, url, inbox):
     (line,) = [it for it in logs if it["event"] == "events.rejected"]
     assert line["counts"] == {"meter_event_customer_not_found": 8}
     assert len(inbox.taken[0]) == line["named"] == 5
+    assert inbox.counts == {"meter_event_customer_not_found": 8}
 
 
 async def test_a_call_of_many_events_names_none(stand_in, account, url, inbox):
@@ -164,6 +168,7 @@ async def test_a_call_of_many_events_names_none(stand_in, account, url, inbox):
     (line,) = [it for it in logs if it["event"] == "events.rejected"]
     assert line["counts"] == {"meter_event_customer_not_found": 2}
     assert (line["named"], inbox.taken) == (0, [])
+    assert inbox.counts == {"meter_event_customer_not_found": 2}
 
 
 async def test_a_missing_meter(stand_in, account, url, inbox):
@@ -172,7 +177,7 @@ async def test_a_missing_meter(stand_in, account, url, inbox):
     await stand_in.reports_sent()
 
     assert stand_in.thin_events[-1]["type"] == "v1.billing.meter.no_meter_found"
-    assert inbox.taken == [[Rejection(attempt().chunk.identifier, "no_meter")]]
+    assert inbox.taken == [[Rejection(attempt().chunk.identifier, "no_meter", 1)]]
 
 
 async def test_stripe_sends_again_until_they_are_in_safe_hands(
@@ -188,6 +193,7 @@ async def test_stripe_sends_again_until_they_are_in_safe_hands(
     statuses = [delivery.status for delivery in stand_in.deliveries]
     assert (statuses[0], statuses[-1]) == (503, 200)
     assert inbox.taken == [[rejection(1)]]
+    assert inbox.counts == {"meter_event_customer_not_found": 1}
 
 
 @pytest.mark.parametrize("fault", ["rate_limit", "error_before", "reset_before"])
@@ -301,9 +307,9 @@ async def test_running_requests_are_finished_at_the_end(account, inbox):
     async def slowly(scope, receive, send) -> None:
         reached.set()
         await go_on.wait()
-        await WebhookEndpoint(Webhook(account, Secret(SECRET)), inbox)(
-            scope, receive, send
-        )
+        await WebhookEndpoint(
+            Webhook(account, Secret(SECRET)), inbox, inbox.counts.update
+        )(scope, receive, send)
 
     body = '{"object": "event"}'
     with listening("127.0.0.1:0") as listener:
@@ -330,7 +336,9 @@ async def test_running_requests_are_finished_at_the_end(account, inbox):
 
 async def test_too_many_at_once_are_turned_away(account, inbox):
     """Connections of strangers don't pile up."""
-    webhook = WebhookEndpoint(Webhook(account, Secret(SECRET)), inbox)
+    webhook = WebhookEndpoint(
+        Webhook(account, Secret(SECRET)), inbox, inbox.counts.update
+    )
     with listening("127.0.0.1:0") as listener:
         server = HttpServer(
             webhook, listener, drain_seconds=1, keep_alive_seconds=5, most_at_once=2

@@ -114,6 +114,14 @@ def test_verdicts_are_counted_by_limit_scope_and_rung(measured):
     } == measured.points()
 
 
+def test_the_ledgers_lag_is_told_by_its_reader_only(measured):
+    lags = iter((42, None))
+    measured.metrics.watch_ledger(lambda: next(lags))
+
+    assert {"tollhouse.ledger.lag": [({}, 42)]} == measured.points()
+    assert {} == measured.points()
+
+
 def test_keys_and_tenants_make_no_series(measured):
     for number in range(100):
         facts = examples.facts(key_id=f"k{number}", tenant=f"t{number}")

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tollhouse.core import chunk as chunks
 from tollhouse.core.chunk import (
+    GIVEN_UP_SECONDS,
     OLDEST_SECONDS,
     PATIENCE_SECONDS,
     TRUSTED_SECONDS,
@@ -27,6 +28,7 @@ from tollhouse.core.chunk import (
     parked,
     parse_id,
     pause_seconds,
+    rejected,
     timestamp,
     verified,
 )
@@ -101,8 +103,11 @@ def test_an_identifier_never_changes():
         (FIRST, TRUSTED_SECONDS + 1, Step.VERIFY),
         (Progress(attempts=9), TRUSTED_SECONDS + 1, Step.SEND),
         (Progress(verify_at=NOW), 0, Step.VERIFY),
-        (Progress(), OLDEST_SECONDS, Step.PARK),
         (FIRST, OLDEST_SECONDS, Step.VERIFY),
+        (Progress(attempts=1), OLDEST_SECONDS, Step.PARK),
+        (Progress(verify_at=NOW), GIVEN_UP_SECONDS, Step.PARK),
+        (Progress(), TRUSTED_SECONDS, Step.VERIFY),
+        (Progress(absent_at=NOW), TRUSTED_SECONDS, Step.SEND),
     ],
     ids=[
         "new",
@@ -110,8 +115,11 @@ def test_an_identifier_never_changes():
         "in doubt for too long",
         "refused for days, never in doubt",
         "told to",
-        "too old to be taken",
         "too old and in doubt: perhaps it has arrived",
+        "too old to be taken",
+        "too old to be asked about",
+        "old and never tried: a backup would say so too",
+        "the same, and the provider has said that it has not",
     ],
 )
 def test_what_an_open_chunk_needs(progress, later, step):
@@ -218,6 +226,7 @@ def test_poison_is_parked_with_its_code():
     [
         (FIRST, 75, State.SENT, ""),
         (FIRST, 5, State.OPEN, ""),
+        (Progress(), 5, State.OPEN, ""),
         (FIRST, 6, State.PARKED, "provider_differs"),
         (Progress(verify_at=NOW), 75, State.SENT, ""),
         (Progress(verify_at=NOW), 5, State.OPEN, ""),
@@ -236,6 +245,41 @@ def test_what_was_not_found_after_a_day_is_sent_anew():
 
     assert (0, 0) == (after.doubt_at, after.doubted)
     assert Step.SEND is next_step(CHUNK, after, NOW + 26 * 3600)
+
+
+def test_an_attempt_of_just_now_may_not_show_yet():
+    """In doubt for a day, tried again a minute ago: absence says nothing."""
+    again = FIRST.begun(NOW + 26 * 3600)
+
+    early = verified(CHUNK, again, others=0, total=0, now=again.begun_at + 3600)
+    later = verified(CHUNK, again, others=0, total=0, now=again.begun_at + 3601)
+
+    assert (again, 0) == (early, later.doubt_at)
+
+
+def test_a_report_about_the_last_attempt_parks():
+    """It was taken and then not counted: nothing is in doubt any more."""
+    sent = conclude(FIRST, number=1, answer=Answer(Verdict.ACCEPTED), now=NOW)
+
+    for number in (1, 0):
+        after = rejected(sent, number=number, code="no_meter", now=NOW + 9)
+
+        assert (State.PARKED, "no_meter", 0) == (
+            after.state,
+            after.reason,
+            after.doubt_at,
+        )
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_report_about_an_older_attempt_is_looked_into(number):
+    """The later one may have been counted: sealed anew it would be billed twice."""
+    sent = replace(FIRST.begun(NOW + 5), state=State.SENT)
+
+    after = rejected(sent, number=number, code="no_meter", now=NOW + 9)
+
+    assert (State.OPEN, NOW + 9) == (after.state, after.verify_at)
+    assert Step.VERIFY is next_step(CHUNK, after, NOW + 9)
 
 
 def test_a_duplicate_that_is_never_counted_is_parked():
@@ -341,3 +385,4 @@ def test_the_module_says_what_it_relies_on():
     """The margin below the provider's promise of 24 hours and 35 days."""
     assert chunks.TRUSTED_SECONDS < 24 * 3600
     assert chunks.OLDEST_SECONDS < 35 * 24 * 3600
+    assert chunks.PATIENCE_SECONDS < 24 * 3600 - chunks.TRUSTED_SECONDS + 1

@@ -9,7 +9,7 @@ if chunk[1] ~= 'open' or chunk[2] ~= ARGV[2] then
   return 0
 end
 local number = tonumber(ARGV[2]) + 1
-redis.call('HSET', KEYS[1], 'attempts', number)
+redis.call('HSET', KEYS[1], 'attempts', number, 'begun_at', ARGV[3])
 if chunk[3] == '0' then
   redis.call('HSET', KEYS[1], 'doubt_at', ARGV[3], 'doubted', number)
 end

@@ -7,6 +7,8 @@ nothing where the chunk is not what its caller had read, and says so.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from tollhouse.adapters.redis import billing_keys
 from tollhouse.adapters.redis.asking import ask, ask_scripts
 from tollhouse.adapters.redis.client import Argument, Redis, Run, Script
@@ -14,10 +16,12 @@ from tollhouse.core.chunk import (
     Account,
     Chunk,
     Progress,
+    Rejection,
     State,
     Window,
     identifier,
     parse_id,
+    rejected,
     timestamp,
 )
 from tollhouse.core.meter import event_name
@@ -29,10 +33,14 @@ SENT_SECONDS = 40 * 24 * 3600
 _seal, _begin = Script.load("seal.lua"), Script.load("begin.lua")
 _conclude, _reject = Script.load("conclude.lua"), Script.load("reject.lua")
 
+_NUMBERS = ("attempts", "doubt_at", "doubted", "begun_at", "verify_at", "absent_at")
 _FIELDS = (
     *("value", "timestamp", "identifier", "event_name", "provider", "customer"),
-    *("state", "attempts", "doubt_at", "doubted", "verify_at", "reason"),
+    *("state", "reason", *_NUMBERS),
 )
+_BROKEN_SECONDS = 3600
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +63,9 @@ class Chunks:
         self, shards: Sequence[int], now: int, limit: int
     ) -> list[Position]:
         """Rows to be sealed by now, up to `limit` per shard, longest due first."""
-        return [
-            Position.parse(name.decode())
-            for name in await self._due(shards, "unsealed", now, limit)
-        ]
+        found = await self._due(shards, "unsealed", now, limit)
+        rows = (_row(name) for names in found for name in names)
+        return [it for it in rows if it is not None]
 
     async def seal(
         self, row: Position, account: Account, *, now: int, next_due: int
@@ -76,7 +83,9 @@ class Chunks:
             chunk_keys += (key, billing_keys.chunk(window, seq))
             chunk_keys.append(billing_keys.identifier(shard, id_))
             arguments += (window.name, seq, timestamp(window.hour, seq), id_)
-            arguments.append(event_name(window.model, window.token_type))
+            arguments.append(
+                event_name(window.model, window.token_type, self._deployment)
+            )
             arguments += (account.provider, account.customer)
         (letters,) = await ask_scripts(
             self._redis, [self._sealing(row, now, next_due, chunk_keys, arguments)]
@@ -102,32 +111,46 @@ class Chunks:
 
     async def due(self, shards: Sequence[int], now: float, limit: int) -> list[Stored]:
         """Open chunks to be looked at by now, up to `limit` per shard."""
-        return await self.read(await self._due(shards, "open", now, limit))
+        listed = await self._due(shards, "open", now, limit)
+        found = await self.read([id_ for ids in listed for id_ in ids])
+        readable = {it.chunk.id.encode() for it in found}
+        later = _score(now + _BROKEN_SECONDS)
+        # Behind those that can be read: it must not be the first in line for ever.
+        broken = [
+            ("ZADD", billing_keys.of_shard(shard, "open"), "XX", later, id_)
+            for shard, ids in zip(shards, listed, strict=True)
+            for id_ in ids
+            if id_ not in readable
+        ]
+        await ask(self._redis, broken)
+        return found
 
     async def _due(
         self, shards: Sequence[int], name: str, now: float, limit: int
-    ) -> list[bytes]:
-        looks = [
-            (
-                *("ZRANGEBYSCORE", billing_keys.of_shard(shard, name)),
-                *("-inf", _score(now), "LIMIT", 0, limit),
-            )
-            for shard in shards
-        ]
-        return [it for found in await ask(self._redis, looks) for it in found]
+    ) -> list[list[bytes]]:
+        return await ask(
+            self._redis,
+            [
+                (
+                    *("ZRANGEBYSCORE", billing_keys.of_shard(shard, name)),
+                    *("-inf", _score(now), "LIMIT", 0, limit),
+                )
+                for shard in shards
+            ],
+        )
 
     async def read(self, ids: Sequence[bytes]) -> list[Stored]:
-        """Chunks by id; those that are gone are left out."""
-        looks = []
-        for id_ in ids:
-            window, seq = parse_id(id_.decode())
-            looks.append(("HMGET", billing_keys.chunk(window, seq), *_FIELDS))
-        replies = await ask(self._redis, looks)
-        return [
-            _stored(id_.decode(), fields)
-            for id_, fields in zip(ids, replies, strict=True)
-            if fields[0] is not None
-        ]
+        """Chunks by id; what is gone or can't be read is left out."""
+        places = [(id_, place) for id_ in ids if (place := _place(id_)) is not None]
+        replies = await ask(
+            self._redis,
+            [("HMGET", billing_keys.chunk(*place), *_FIELDS) for _, place in places],
+        )
+        found = (
+            _stored(id_, place, fields)
+            for (id_, place), fields in zip(places, replies, strict=True)
+        )
+        return [it for it in found if it is not None]
 
     async def begin(self, stored: Stored, *, now: int, until: float) -> Stored | None:
         """Note an attempt before it is made; None: another has it.
@@ -166,7 +189,7 @@ class Chunks:
                     after.state.value,
                     after.doubt_at,
                 ),
-                *(after.doubted, after.verify_at, after.reason),
+                *(after.doubted, after.verify_at, after.absent_at, after.reason),
             ]
             (reply,) = await ask_scripts(self._redis, [(_conclude, keys, arguments)])
             if reply:
@@ -187,25 +210,33 @@ class Chunks:
         )
         return sum(it.chunk.value for it in found if it.progress.state is State.SENT)
 
-    async def reject(self, identifier_: str, code: str, *, now: int) -> str | None:
-        """Park what the provider took and did not count; the chunk's id if it was so.
+    async def reject(self, rejection: Rejection, *, now: int) -> Stored | None:
+        """Take in what the provider did not count after all; the chunk as it is then.
 
-        None: the identifier is not ours, or it is parked already.
+        None: it is not ours, or it is parked already.
         """
-        parts = identifier_.split("_")
+        parts = rejection.identifier.split("_")
         if len(parts) != 3 or not parts[1].isdecimal():  # noqa: PLR2004
             return None
-        key = billing_keys.identifier(int(parts[1]), identifier_)
+        key = billing_keys.identifier(int(parts[1]), rejection.identifier)
         (id_,) = await ask(self._redis, [("GET", key)])
-        found = await self.read([id_]) if id_ is not None else []
-        if not found:
-            return None
-        chunk = found[0].chunk
-        keys = [_key(chunk), *(_of(chunk, it) for it in ("open", "parked"))]
-        keys.append(billing_keys.window(chunk.window))
-        arguments: list[Argument] = [chunk.id, now, code, chunk.seq]
-        (reply,) = await ask_scripts(self._redis, [(_reject, keys, arguments)])
-        return chunk.id if reply else None
+        while id_ is not None and (found := await self.read([id_])):
+            chunk, progress = found[0].chunk, found[0].progress
+            if progress.state not in (State.OPEN, State.SENT):
+                return None
+            after = rejected(
+                progress, number=rejection.number, code=rejection.code, now=now
+            )
+            keys = [_key(chunk), *(_of(chunk, it) for it in ("open", "parked"))]
+            keys.append(billing_keys.window(chunk.window))
+            arguments: list[Argument] = [
+                *(chunk.id, progress.state.value, progress.attempts, now, chunk.seq),
+                *(after.state.value, after.verify_at, after.reason),
+            ]
+            (reply,) = await ask_scripts(self._redis, [(_reject, keys, arguments)])
+            if reply:
+                return Stored(chunk, after)
+        return None
 
 
 def _key(chunk: Chunk) -> str:
@@ -216,28 +247,53 @@ def _of(chunk: Chunk, name: str) -> str:
     return billing_keys.of_shard(billing_keys.shard(chunk.window.tenant), name)
 
 
+def _row(name: bytes) -> Position | None:
+    try:
+        return Position.parse(name.decode())
+    except ValueError:
+        _log.error("row.unreadable", row=repr(name))
+        return None
+
+
 def _score(seconds: float) -> str:
     return f"{seconds:.3f}"
 
 
-def _stored(id_: str, fields: Sequence[bytes]) -> Stored:
-    window, seq = parse_id(id_)
-    values = dict(zip(_FIELDS, (it.decode() for it in fields), strict=True))
-    chunk = Chunk(
-        window=window,
-        seq=seq,
-        value=int(values["value"]),
-        timestamp=int(values["timestamp"]),
-        identifier=values["identifier"],
-        event_name=values["event_name"],
-        account=Account(values["provider"], values["customer"]),
-    )
-    progress = Progress(
-        state=State(values["state"]),
-        attempts=int(values["attempts"]),
-        doubt_at=int(values["doubt_at"]),
-        doubted=int(values["doubted"]),
-        verify_at=int(values["verify_at"]),
-        reason=values["reason"],
-    )
+def _place(id_: bytes) -> tuple[Window, int] | None:
+    try:
+        return parse_id(id_.decode())
+    except ValueError:
+        _log.error("chunk.unreadable", chunk=repr(id_))
+        return None
+
+
+def _stored(
+    id_: bytes, place: tuple[Window, int], fields: Sequence[bytes | None]
+) -> Stored | None:
+    if fields[0] is None:
+        return None
+    values = {
+        name: value.decode()
+        for name, value in zip(_FIELDS, fields, strict=True)
+        if value is not None
+    }
+    try:
+        chunk = Chunk(
+            window=place[0],
+            seq=place[1],
+            value=int(values["value"]),
+            timestamp=int(values["timestamp"]),
+            identifier=values["identifier"],
+            event_name=values["event_name"],
+            account=Account(values["provider"], values["customer"]),
+        )
+        progress = Progress(
+            state=State(values["state"]),
+            reason=values["reason"],
+            **{name: int(values[name]) for name in _NUMBERS},
+        )
+    except (KeyError, ValueError):
+        # Somebody's hand: it must not stand in the way of all others.
+        _log.error("chunk.unreadable", chunk=id_.decode())
+        return None
     return Stored(chunk, progress)

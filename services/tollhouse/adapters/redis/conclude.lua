@@ -3,7 +3,7 @@
 -- KEYS: chunk, open and parked zsets, window; in slot {b<k>}
 -- ARGV: chunk id, attempts and verify_at the decision rests on, now, when to look again
 --   (Unix seconds), how long a sent chunk is kept (seconds), seq; state, doubt_at,
---   doubted, verify_at, reason
+--   doubted, verify_at, absent_at, reason
 -- Reply: 1 written, 0 the chunk is another than the one decided about: decide again
 local chunk = redis.call('HMGET', KEYS[1], 'state', 'attempts', 'verify_at', 'value')
 if chunk[1] ~= 'open' or chunk[2] ~= ARGV[2] or chunk[3] ~= ARGV[3] then
@@ -11,7 +11,7 @@ if chunk[1] ~= 'open' or chunk[2] ~= ARGV[2] or chunk[3] ~= ARGV[3] then
 end
 local state = ARGV[8]
 redis.call('HSET', KEYS[1], 'state', state, 'doubt_at', ARGV[9], 'doubted', ARGV[10],
-  'verify_at', ARGV[11], 'reason', ARGV[12])
+  'verify_at', ARGV[11], 'absent_at', ARGV[12], 'reason', ARGV[13])
 if state == 'open' then
   redis.call('ZADD', KEYS[2], ARGV[5], ARGV[1])
   return 1

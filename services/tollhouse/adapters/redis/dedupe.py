@@ -35,7 +35,11 @@ class Dedupe:
 
     async def forget(self, now: int) -> int:
         """Drop what is old enough; the last closed hour."""
-        (watermarks,) = await ask(self._redis, [("HVALS", billing_keys.WATERMARKS)])
+        watermarks, (seconds, _) = await ask(
+            self._redis, [("HVALS", billing_keys.WATERMARKS), ("TIME",)]
+        )
+        # A clock that is ahead for a moment must close nothing: it can't be undone.
+        now = min(now, int(seconds))
         oldest = min([now, *map(int, watermarks)]) // SECONDS_PER_HOUR
         closed = max(oldest - self._hours, now // SECONDS_PER_HOUR - MOST_HOURS) - 1
         for shard in range(billing_keys.BILLING_SHARDS):

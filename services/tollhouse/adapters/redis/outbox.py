@@ -71,13 +71,16 @@ class Leaving:
 class Standing:
     """How much waits in all shards, and since when.
 
-    `outbox_id` is the same for all that read these streams. `oldest_ms`: Unix time of
-    the oldest entry, now if there is none.
+    `outbox_id` is the same for all that read these streams. `refused`: entries that the
+    aggregator refused. Unix times: of the oldest entry, and of the oldest that may
+    still be sent, refused ones included; now if there is none.
     """
 
     outbox_id: str
     entries: int
+    refused: int
     oldest_ms: int
+    kept_from_ms: int
     now_ms: int
 
 
@@ -119,23 +122,33 @@ class Outbox:
 
     async def standing(self) -> Standing:
         """Look how much waits."""
-        id_, (seconds, microseconds), *found = await self._standing()
+        shards = range(SHARDS)
+        _, id_, (seconds, microseconds), *found = await ask(
+            self._redis,
+            [
+                ("SET", _OUTBOX_ID, str(uuid.uuid4()), "NX"),
+                ("GET", _OUTBOX_ID),
+                # Before the looks: what is written behind them is younger than this.
+                ("TIME",),
+                *(("XLEN", outbox(it)) for it in shards),
+                *(("XLEN", refused(it)) for it in shards),
+                *(("XRANGE", outbox(it), "-", "+", "COUNT", 1) for it in shards),
+                *(("XRANGE", refused(it), "-", "+", "COUNT", 1) for it in shards),
+            ],
+        )
         now_ms = int(seconds) * 1000 + int(microseconds) // 1000
-        firsts, lengths = found[::2], found[1::2]
-        written = [int(first[0][0].partition(b"-")[0]) for first in firsts if first]
-        return Standing(id_.decode(), sum(lengths), min([now_ms, *written]), now_ms)
-
-    async def _standing(self) -> list[Any]:
-        commands: list[list[Argument]] = [
-            ["SET", _OUTBOX_ID, str(uuid.uuid4()), "NX"],
-            ["GET", _OUTBOX_ID],
-            # Before the looks: what is written behind them is younger than this.
-            ["TIME"],
-        ]
-        for number in range(SHARDS):
-            commands.append(["XRANGE", outbox(number), "-", "+", "COUNT", 1])
-            commands.append(["XLEN", outbox(number)])
-        return (await ask(self._redis, commands))[1:]
+        entries, aside, first, first_aside = (
+            found[at : at + SHARDS] for at in range(0, 4 * SHARDS, SHARDS)
+        )
+        oldest_ms = min([now_ms, *_written_ms(first)])
+        return Standing(
+            outbox_id=id_.decode(),
+            entries=sum(entries),
+            refused=sum(aside),
+            oldest_ms=oldest_ms,
+            kept_from_ms=min([oldest_ms, *_written_ms(first_aside)]),
+            now_ms=now_ms,
+        )
 
     async def forget(self, leaving: Mapping[int, Leaving]) -> None:
         """Let entries leave, by shard; harmless when repeated."""
@@ -185,6 +198,11 @@ class Outbox:
         return await self._redis.call_many(
             list(commands), budget_seconds=BUDGET_SECONDS
         )
+
+
+def _written_ms(firsts: Iterable[list[Any]]) -> list[int]:
+    """When the first entries of streams were written, by their ids."""
+    return [int(it[0][0].partition(b"-")[0]) for it in firsts if it]
 
 
 def _is_group_missing(reply: object) -> bool:

@@ -31,8 +31,8 @@ for at = FIXED + 1, #ARGV, STEP do
       redis.call('HSET', KEYS[key + 1], 'value', string.format('%.0f', total - sealed),
         'timestamp', ARGV[at + 2], 'identifier', ARGV[at + 3], 'event_name', ARGV[at + 4],
         'provider', ARGV[at + 5], 'customer', ARGV[at + 6], 'state', 'open',
-        'attempts', 0, 'doubt_at', 0, 'doubted', 0, 'verify_at', 0, 'reason', '',
-        'sealed_at', ARGV[2])
+        'attempts', 0, 'doubt_at', 0, 'doubted', 0, 'begun_at', 0, 'verify_at', 0,
+        'absent_at', 0, 'reason', '', 'sealed_at', ARGV[2])
       redis.call('SET', KEYS[key + 2], id, 'EX', ARGV[4])
       redis.call('ZADD', KEYS[2], ARGV[2], id)
     end

@@ -7,6 +7,7 @@ from stripe.billing import MeterEventSummary
 
 from tollhouse.adapters.stripe.client import Client
 from tollhouse.adapters.stripe.outcome import CallError, reading
+from tollhouse.core.chunk import UnanswerableError, Verdict
 from tollhouse.core.problems import Unavailable
 
 _PAGE = 100
@@ -24,7 +25,8 @@ class Totals:
     async def total(self, customer: str, event_name: str, start: int, end: int) -> int:
         """Sum of a customer's events from `start` to before `end`, whole minutes.
 
-        Raises Unavailable when Stripe does not say, or has no such meter at work.
+        Raises Unavailable when Stripe does not say, UnanswerableError when it has no
+        such customer, or no such meter at work.
         """
         try:
             with reading():
@@ -34,6 +36,8 @@ class Totals:
             if error.status == _NOT_FOUND:
                 self._meters.pop(event_name, None)
             failure = error.unavailable()
+            if error.verdict is Verdict.POISON:
+                failure = UnanswerableError(str(failure), transient=False)
         raise failure
 
     async def _sum(self, meter: str, customer: str, start: int, end: int) -> int:
@@ -57,7 +61,7 @@ class Totals:
             archived = await self._look_up()
             if event_name not in self._meters:
                 what = "archived" if event_name in archived else "missing"
-                raise Unavailable(
+                raise UnanswerableError(
                     f"Stripe's meter {event_name} is {what}: see `tollhouse billing"
                     " setup`",
                     transient=False,

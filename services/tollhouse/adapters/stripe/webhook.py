@@ -28,7 +28,7 @@ EVENT_TYPES = (
 TOLERANCE_SECONDS = 300
 """How old a signature may be."""
 
-_SAMPLE = re.compile(r"([A-Za-z0-9_-]{1,100})(?:@\d{1,9})?")
+_SAMPLE = re.compile(r"([A-Za-z0-9_-]{1,100})(?:@(\d{1,9}))?")
 _CODE = re.compile(r"[a-z0-9_]{1,64}")
 
 
@@ -100,5 +100,5 @@ def _report(event: dict[str, Any]) -> Report:
         counts[code] += int(group["error_count"])
         for sample in group.get("sample_errors") or ():
             if found := _SAMPLE.fullmatch(sample["request"]["identifier"]):
-                named[Rejection(found[1], code)] = None
+                named[Rejection(found[1], code, int(found[2] or 0))] = None
     return Report(dict(counts), tuple(named))
