@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 
@@ -26,6 +27,7 @@ class Seen:
     status: int = 0
     exchange: str | None = None
     contents: int = 0
+    letters: int = 0
     usage: dict[str, int] | None = None
     said_done: bool = False
     errors: list[str] = field(default_factory=list)
@@ -38,11 +40,12 @@ async def one(
     abort_after: int | None = None,
     max_tokens: int = 30,
     prompt: str = PROMPTS[0],
+    model: str = "tiny-chat",
 ) -> Seen:
     """Send one chat request and read it to its end, or leave after some events."""
     seen = Seen(stream)
     body = {
-        "model": "tiny-chat",
+        "model": model,
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": max_tokens,
         "stream": stream,
@@ -77,12 +80,20 @@ async def _read_stream(
             chunk = json.loads(event.data)
             if "error" in chunk:
                 seen.errors.append(chunk["error"]["message"])
-            elif chunk["choices"] and chunk["choices"][0]["delta"].get("content"):
+            elif text := _text(chunk):
                 seen.contents += 1
+                seen.letters += len(text)
             if abort_after is not None and seen.contents >= abort_after:
                 seen.end = "aborted"
                 return
     seen.end = "complete" if seen.said_done and not seen.errors else "cut"
+
+
+def _text(chunk: dict[str, Any]) -> str:
+    """What a stream's event adds to the answer."""
+    for choice in chunk["choices"]:
+        return choice["delta"].get("content") or ""
+    return ""
 
 
 async def mixed(

@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.main import books, load
 from tests.e2e.main.conftest import ENGINE, PLANS
 from tests.e2e.running_stack import running_stack, short_folder, write_config
-from tollhouse.adapters.redis.windows import BILLING_SHARDS
+from tollhouse.adapters.redis.billing_keys import BILLING_SHARDS
 from tollhouse.core.usage import UsageKind
 
 TENANT = "chaos"

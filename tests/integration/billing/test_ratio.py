@@ -20,7 +20,7 @@ from tollhouse.billing.servicer import UsageIngest
 from tollhouse.billing.shipper import Shipper
 from tollhouse.core.chunk import Account
 from tollhouse.core.ids import exchange_id
-from tollhouse.core.windows import AS_PROMISED, SECONDS_PER_HOUR
+from tollhouse.core.windows import AS_PROMISED, BILLED, SECONDS_PER_HOUR
 from tollhouse.pb.tollhouse.usage.v1 import usage_pb2 as usage_pb
 
 RECORDS = 100_000
@@ -64,7 +64,14 @@ async def test_a_busy_hour_is_a_few_hundred_calls(client: Redis):
                 stand_in.add_meter(f"tollhouse.{model}.{type_}")
         pace = Pace(1000, longest_pause_seconds=1)
         provider = MeterEvents(account)
-        sealer = Sealer(chunks, leadership, accounts, clock, AS_PROMISED)
+        sealer = Sealer(
+            chunks,
+            leadership,
+            accounts,
+            clock,
+            cadence=AS_PROMISED,
+            metrics=metrics,
+        )
         shipper = Shipper(
             chunks,
             provider,
@@ -104,7 +111,8 @@ async def test_a_busy_hour_is_a_few_hundred_calls(client: Redis):
         for (customer, event_name, _), value in stand_in.totals().items():
             accepted[customer, event_name.split(".")[1]] += value
         assert owed == accepted
-        assert len(TENANTS) * len(MODELS) <= len(stand_in.calls) <= MOST_CALLS
+        windows_sent = len(TENANTS) * len(MODELS) * len(BILLED)
+        assert windows_sent == len(stand_in.calls) <= MOST_CALLS
 
 
 def _kind(number: int, now: float) -> usage_pb.UsageRecord:
