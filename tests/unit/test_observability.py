@@ -26,16 +26,17 @@ def exported():
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
     metrics, billing = Metrics(provider), BillingMetrics(provider)
-    metrics.waits(Standing("id", 1, 0, 1000))
+    metrics.waits(Standing("id", 1, 1, 0, 0, 1000))
     metrics.watch_ledger(lambda: 7)
     billing.waits(Backlog(1, 1, 1, 1))
     billing.unlinked(1)
+    billing.rejected({"no_meter": 1})
     billing.took(Outcome(1, 1, (Rejected("id", "why"),)))
     told = reader.get_metrics_data()
     assert told is not None
     return {
         it.name.replace(".", "_")
-        + _UNITS.get(it.unit, "")
+        + _UNITS.get(it.unit or "", "")
         + ("_total" if hasattr(it.data, "is_monotonic") else "")
         for it in told.resource_metrics[0].scope_metrics[0].metrics
     }

@@ -1,9 +1,9 @@
 """The billing ledger: the provider that needs no account, files with a line per chunk.
 
-One file per day of usage (UTC). A line is written once: its identifier is looked up in
-the file first, under a lock, so that two processes write it once, too; what a crash or
-a full disk left of a line is cut off before the next. What is acknowledged is on the
-disk.
+One file per day of usage (UTC) and format. A line is written once: its identifier is
+looked up in the day's files of every format first, under a lock, so that two processes
+write it once, too; what a crash or a full disk left of a line is cut off before the
+next. What is acknowledged is on the disk.
 """
 
 import asyncio
@@ -26,16 +26,21 @@ from tollhouse.core.problems import Unavailable
 NAME = "ledger"
 
 _DAY = 24 * 3600
-_MOST_INDEXED = 8
-"""Days whose lines are kept in memory: most chunks are of the last two."""
+MOST_INDEXED = 300_000
+"""Lines kept in memory, at 442 bytes each, beyond those of one day."""
 
 
 @dataclass(slots=True)
-class _Index:
+class _File:
     """What a file has, up to `size` bytes."""
 
+    path: Path
+    format: Format
     size: int = 0
     charges: dict[str, Charge] = field(default_factory=dict)
+
+
+_Day = dict[Format, _File]
 
 
 class BillingLedger:
@@ -51,8 +56,12 @@ class BillingLedger:
         *,
         deployment: str,
         catalog: Callable[[], Catalog],
+        most_indexed: int = MOST_INDEXED,
     ) -> None:
-        """Make the folder. Raises OSError where it can't be made or written."""
+        """Make the folder. Raises OSError where it can't be made or written.
+
+        `format_` is what is written. `most_indexed`: lines kept in memory.
+        """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
         self._format = format_
@@ -61,7 +70,8 @@ class BillingLedger:
         self._lock = (folder / ".lock").open("ab")
         # The kernel's lock is the process's: it keeps no thread of ours away.
         self._turn = threading.Lock()
-        self._indexes: dict[Path, _Index] = {}
+        self._most_indexed = most_indexed
+        self._days: dict[int, _Day] = {}
 
     async def ship(self, attempts: Sequence[Attempt]) -> list[Answer]:
         """Write what is not there yet. Raises Unavailable as the disk does."""
@@ -76,32 +86,37 @@ class BillingLedger:
         self._lock.close()
 
     def path(self, timestamp: int) -> Path:
-        """The file of the day that has this second."""
-        day = datetime.fromtimestamp(timestamp, UTC).date()
-        return self._folder / f"usage-{day.isoformat()}.{self._format.suffix}"
+        """The file that is written for the day that has this second."""
+        return self._path(timestamp // _DAY, self._format)
+
+    def _path(self, day: int, format_: Format) -> Path:
+        date = datetime.fromtimestamp(day * _DAY, UTC).date()
+        return self._folder / f"usage-{date.isoformat()}.{format_.suffix}"
 
     def _write(self, chunks: Sequence[Chunk]) -> list[Answer]:
-        answers = []
+        answers = [Answer(Verdict.ACCEPTED)] * len(chunks)
+        days: dict[int, list[int]] = {}
+        for at, chunk in enumerate(chunks):
+            days.setdefault(chunk.timestamp // _DAY, []).append(at)
         with self._locked():
-            lines: dict[Path, list[Chunk]] = {}
-            for chunk in chunks:
-                path = self.path(chunk.timestamp)
-                if chunk.identifier in self._index(path).charges:
-                    answers.append(Answer(Verdict.DUPLICATE))
-                else:
-                    lines.setdefault(path, []).append(chunk)
-                    answers.append(Answer(Verdict.ACCEPTED))
-            for path, new in lines.items():
-                self._append(path, new)
+            for number, places in days.items():
+                day = self._day(number)
+                new = []
+                for at in places:
+                    if any(chunks[at].identifier in it.charges for it in day.values()):
+                        answers[at] = Answer(Verdict.DUPLICATE)
+                    else:
+                        new.append(chunks[at])
+                if new:
+                    self._append(day[self._format], new)
         return answers
 
-    def _append(self, path: Path, chunks: Sequence[Chunk]) -> None:
-        index = self._index(path)
-        text = "" if index.size else charge_lines.head(self._format)
+    def _append(self, file: _File, chunks: Sequence[Chunk]) -> None:
+        text = "" if file.size else charge_lines.head(self._format)
         for chunk in chunks:
             priced = self._priced(chunk)
             text += charge_lines.write(priced, self._format, self._deployment)
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        descriptor = os.open(file.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             left = memoryview(text.encode())
             while left:
@@ -109,13 +124,13 @@ class BillingLedger:
             os.fsync(descriptor)
         except OSError:
             # Nothing of them counts: a later attempt writes all of them.
-            os.ftruncate(descriptor, index.size)
+            os.ftruncate(descriptor, file.size)
             raise
         finally:
             os.close(descriptor)
-        if not index.size:
+        if not file.size:
             _sync_folder(self._folder)
-        self._read(path, index)
+        _read(file)
 
     def _priced(self, chunk: Chunk) -> Priced:
         catalog, window = self._catalog(), chunk.window
@@ -128,7 +143,8 @@ class BillingLedger:
             return sum(
                 charge.value
                 for day in range(start // _DAY, (end - 1) // _DAY + 1)
-                for charge in self._index(self.path(day * _DAY)).charges.values()
+                for file in self._day(day).values()
+                for charge in file.charges.values()
                 if (charge.customer, charge.event_name) == (customer, event_name)
                 and start <= charge.timestamp < end
             )
@@ -147,39 +163,55 @@ class BillingLedger:
                 f"the billing ledger in {self._folder}: {error.strerror}"
             ) from error
 
-    def _index(self, path: Path) -> _Index:
-        """What the file has; read where another process wrote to it."""
-        index = self._indexes.pop(path, None)
-        size = path.stat().st_size if path.exists() else 0
-        if index is None or size < index.size:
-            index = _Index()
-        if size > index.size:
-            self._read(path, index)
-        self._indexes[path] = index
-        while len(self._indexes) > _MOST_INDEXED:
-            del self._indexes[next(iter(self._indexes))]
-        return index
+    def _day(self, number: int) -> _Day:
+        """What a day's files have; read where another process wrote to them."""
+        # A broken file is not kept: it is read from its beginning the next time.
+        day = self._days.pop(number, {})
+        for format_ in Format:
+            day[format_] = _brought_up(
+                day.get(format_) or _File(self._path(number, format_), format_)
+            )
+        self._days[number] = day
+        lines = sum(map(_lines, self._days.values()))
+        while lines > self._most_indexed and len(self._days) > 1:
+            lines -= _lines(self._days.pop(next(iter(self._days))))
+        return day
 
-    def _read(self, path: Path, index: _Index) -> None:
-        with path.open("rb") as file:
-            file.seek(index.size)
-            content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(path, index.size + whole)  # the writer of the rest is dead
-        lines = content[:whole].decode().split("\n")[:-1]
-        if not index.size and self._format is Format.FOCUS:
-            lines = lines[1:]
-        for line in lines:
-            try:
-                charge = charge_lines.read(line, self._format)
-            except ValueError as error:
-                raise Unavailable(
-                    f"{path} has a line that is none of ours: move the file away",
-                    transient=False,
-                ) from error
-            index.charges[charge.identifier] = charge
-        index.size += whole
+
+def _lines(day: _Day) -> int:
+    return sum(len(it.charges) for it in day.values())
+
+
+def _brought_up(file: _File) -> _File:
+    size = file.path.stat().st_size if file.path.exists() else 0
+    if size < file.size:
+        file = _File(file.path, file.format)
+    if size > file.size:
+        _read(file)
+    return file
+
+
+def _read(file: _File) -> None:
+    """Take in what the file has more. Raises Unavailable for what is none of ours."""
+    with file.path.open("rb") as opened:
+        opened.seek(file.size)
+        content = opened.read()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(file.path, file.size + whole)  # the writer of the rest is dead
+    lines = content[:whole].split(b"\n")[:-1]
+    if not file.size and file.format is Format.FOCUS:
+        lines = lines[1:]
+    for line in lines:
+        try:
+            charge = charge_lines.read(line.decode(), file.format)
+        except ValueError as error:
+            raise Unavailable(
+                f"{file.path} has a line that is none of ours: move the file away",
+                transient=False,
+            ) from error
+        file.charges[charge.identifier] = charge
+    file.size += whole
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,9 +9,12 @@
 | `tollhouse.rows.overdue` | rows that should have been sealed over an hour ago |
 | `tollhouse.tenants.unlinked` | tenants with usage and no customer at the provider |
 | `tollhouse.provider.calls` | attempts by `verdict` |
+| `tollhouse.events.rejected` | events Stripe took and found wrong later, by `code` |
 
 None has a tenant: their number has no bound.
 """
+
+from collections.abc import Mapping
 
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 
@@ -58,6 +61,11 @@ class BillingMetrics:
             unit="{attempt}",
             description="Attempts to bring a chunk to the provider, by verdict",
         )
+        self._rejected = meter.create_counter(
+            "tollhouse.events.rejected",
+            unit="{event}",
+            description="Events that Stripe found wrong afterwards, by code",
+        )
 
     def took(self, outcome: Outcome) -> None:
         """Count what became of a batch of records."""
@@ -73,6 +81,11 @@ class BillingMetrics:
     def answered(self, verdict: Verdict) -> None:
         """Count an attempt."""
         self._calls.add(1, {"verdict": verdict.value})
+
+    def rejected(self, counts: Mapping[str, int]) -> None:
+        """Count what a report says, by Stripe's code."""
+        for code, count in counts.items():
+            self._rejected.add(count, {"code": code})
 
     def unlinked(self, tenants: int) -> None:
         """Take in how many tenants can't be billed."""

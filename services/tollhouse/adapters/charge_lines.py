@@ -130,7 +130,7 @@ def read(line: str, format_: Format) -> Charge:
             timestamp=int(datetime.fromisoformat(row["x_Timestamp"]).timestamp()),
             value=int(row["ConsumedQuantity"]),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, csv.Error) as error:
         raise ValueError("not a charge") from error
 
 

@@ -1,4 +1,4 @@
-"""Totals of the billing ledger, of both formats it may have been written in."""
+"""Totals of the billing ledger, for whoever only reads it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +18,10 @@ class LedgerTotals:
 
     def __init__(self, folder: Path) -> None:
         """Open the folder. Raises OSError."""
-        self._ledgers = [
-            BillingLedger(folder, it, deployment="", catalog=_none) for it in Format
-        ]
+        # Which format it would write is all the same: both are read.
+        self._ledger = BillingLedger(
+            folder, Format.CLOUDEVENTS, deployment="", catalog=_none
+        )
 
     async def ship(
         self,
@@ -31,14 +32,11 @@ class LedgerTotals:
 
     async def total(self, customer: str, event_name: str, start: int, end: int) -> int:
         """Sum of the lines of a customer and meter. Raises Unavailable."""
-        return sum(
-            [await it.total(customer, event_name, start, end) for it in self._ledgers]
-        )
+        return await self._ledger.total(customer, event_name, start, end)
 
     def close(self) -> None:
         """Let go of the files."""
-        for it in self._ledgers:
-            it.close()
+        self._ledger.close()
 
 
 def _none() -> Catalog:

@@ -51,6 +51,10 @@ async def main(process: Process, clock: Callable[[], float] = time.time) -> None
         except ValueError as error:
             raise StartError(f"TOLLHOUSE_BILLING_REDIS_URL: {error}") from error
         stack.push_async_callback(redis.close)
+        holder = str(uuid.uuid4())
+        export = metric_export.open_export(process.name, holder)
+        stack.callback(metric_export.close_export, export)
+        metrics = BillingMetrics(export)
         chunks = Chunks(redis, deployment=settings.deployment)
         shipping = open_shipping(
             settings,
@@ -59,11 +63,8 @@ async def main(process: Process, clock: Callable[[], float] = time.time) -> None
             chunks=chunks,
             catalog=lambda: live.catalog,
             clock=clock,
+            metrics=metrics,
         )
-        holder = str(uuid.uuid4())
-        export = metric_export.open_export(process.name, holder)
-        stack.callback(metric_export.close_export, export)
-        metrics = BillingMetrics(export)
         cadence = Cadence(settings.seal_delay_seconds, settings.seal_every_seconds)
         windows = Windows(redis, clock, cadence)
         dedupe = Dedupe(redis, hours=settings.dedupe_hours)

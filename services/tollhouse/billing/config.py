@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tollhouse.adapters.charge_lines import Format
 from tollhouse.adapters.telemetry import Level
+from tollhouse.core.meter import DEPLOYMENT, DEPLOYMENT_NAME
 
 
 class ProviderName(StrEnum):
@@ -36,8 +37,8 @@ class Settings(BaseSettings):
     )
     config: Path = Field(description="tollhouse.yaml: prices and their currency")
     deployment: str = Field(
-        "tollhouse",
-        pattern="^[a-z0-9][a-z0-9-]{0,62}$",
+        DEPLOYMENT,
+        pattern=DEPLOYMENT_NAME,
         description="name that tells this gateway from others that use the same account"
         " at the provider; never changed",
     )

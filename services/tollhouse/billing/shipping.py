@@ -9,6 +9,7 @@ import structlog
 
 from tollhouse.adapters import billing_ledger
 from tollhouse.adapters.billing_ledger import BillingLedger
+from tollhouse.adapters.billing_metrics import BillingMetrics
 from tollhouse.adapters.process import StartError
 from tollhouse.adapters.redis.chunks import Chunks
 from tollhouse.adapters.redis.client import Redis
@@ -42,10 +43,13 @@ def open_shipping(
     chunks: Chunks,
     catalog: Callable[[], Catalog],
     clock: Callable[[], float],
+    metrics: BillingMetrics,
 ) -> Shipping:
     """Open what the settings name; the stack closes it. Raises StartError."""
     if settings.provider is ProviderName.STRIPE:
-        return _stripe(settings, stack, redis, chunks, clock)
+        return _stripe(
+            settings, stack, redis=redis, chunks=chunks, clock=clock, metrics=metrics
+        )
     folder = settings.billing_ledger
     if folder is None:  # the settings make sure
         raise StartError("TOLLHOUSE_BILLING_LEDGER: is not set")
@@ -72,9 +76,11 @@ async def _themselves(tenants: Sequence[str]) -> Mapping[str, Account]:
 def _stripe(
     settings: Settings,
     stack: contextlib.AsyncExitStack,
+    *,
     redis: Redis,
     chunks: Chunks,
     clock: Callable[[], float],
+    metrics: BillingMetrics,
 ) -> Shipping:
     # Here: who does not ship to Stripe needs none of its packages.
     from tollhouse.adapters.http_server import HttpServer, listening  # noqa: PLC0415
@@ -112,9 +118,9 @@ def _stripe(
 
     async def rejected(rejections: list[Rejection]) -> None:
         for it in rejections:
-            chunk = await chunks.reject(it.identifier, it.code, now=int(clock()))
-            if chunk is not None:
-                _log.error("chunk.parked", chunk=chunk, reason=it.code)
+            stored = await chunks.reject(it, now=int(clock()))
+            if stored is not None:
+                _log.error("chunk.rejected", chunk=stored.chunk.id, code=it.code)
 
     is_stream = settings.stripe_api is StripeApi.METER_EVENT_STREAM
     provider = MeterEventStream(client) if is_stream else MeterEvents(client)
@@ -122,7 +128,7 @@ def _stripe(
         return Shipping(provider, accounts)
     listener = stack.enter_context(listening(settings.webhook_listen))
     server = HttpServer(
-        WebhookEndpoint(Webhook(client, secret), rejected),
+        WebhookEndpoint(Webhook(client, secret), rejected, metrics.rejected),
         listener,
         drain_seconds=_WEBHOOK_DRAIN_SECONDS,
         keep_alive_seconds=_WEBHOOK_KEEP_ALIVE_SECONDS,

@@ -7,7 +7,7 @@ said, and nothing is believed without a signature.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
@@ -36,14 +36,19 @@ class WebhookEndpoint:
     """The ASGI application; hands on what Stripe rejected."""
 
     def __init__(
-        self, webhook: Webhook, rejected: Callable[[list[Rejection]], Awaitable[None]]
+        self,
+        webhook: Webhook,
+        rejected: Callable[[list[Rejection]], Awaitable[None]],
+        counted: Callable[[Mapping[str, int]], None],
     ) -> None:
         """`rejected` returns once they are durable, else raises Unavailable.
 
-        It gets the same ones again where Stripe does not hear our answer.
+        `counted` gets all of a report, by code: most are not named. Both get the same
+        again where Stripe does not hear our answer.
         """
         self._webhook = webhook
         self._rejected = rejected
+        self._counted = counted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request (ASGI 3)."""
@@ -84,6 +89,8 @@ class WebhookEndpoint:
         )
         if report.rejections:
             await self._rejected(list(report.rejections))
+        # Behind what may fail: then the report comes again.
+        self._counted(report.counts)
 
 
 def _signature(scope: Scope) -> str:

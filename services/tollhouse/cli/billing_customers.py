@@ -40,6 +40,10 @@ _UNLINK = """\
 Take a tenant's customer away. Nothing changes at Stripe; what is on its way already
 still goes there, usage after that waits for another customer.
 
+A customer belongs to one tenant for ever. Link it to another within 35 days, and what
+it has of the first is taken for the other's when chunks are looked up at Stripe: create
+a new customer instead.
+
 example:
   tollhouse billing customers unlink acme
 
@@ -151,6 +155,10 @@ async def _unlink(args: argparse.Namespace) -> None:
         Console().line(f"tenant {args.tenant} has no customer")
     else:
         Console().line(f"tenant {args.tenant} is customer {customer} no more")
+        Console().line(
+            f"never link {customer} to another tenant: for 35 days what it has is taken"
+            " for that one's; create a new customer"
+        )
 
 
 async def _list(args: argparse.Namespace) -> None:

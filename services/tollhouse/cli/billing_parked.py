@@ -12,7 +12,7 @@ from tollhouse.adapters.redis.parked import (
     Resolved,
 )
 from tollhouse.adapters.redis.refused import Decision, Refused
-from tollhouse.cli import billing_records, keyring
+from tollhouse.cli import billing_records, billing_settle, keyring
 from tollhouse.cli.both_redis import (
     add_redis_options,
     add_who_options,
@@ -111,6 +111,8 @@ def add_parser(
     _add_chunks(discard)
     discard.set_defaults(run=reporting(_discard))
 
+    billing_settle.add_parser(commands)
+
     history = keyring.add_command(
         commands, "history", summary="list what was decided", description=_HISTORY
     )
@@ -179,7 +181,7 @@ def _text(outcome: Resolved, action: str, is_old: bool) -> str:  # noqa: FBT001
             return (
                 "is in doubt: the provider may have it, and sealed anew it could be"
                 " billed twice; retry it without --reseal (it is looked up there"
-                " first), or look there yourself and discard it"
+                " first), or look there yourself and settle or discard it"
             )
         case Resolved.DONE if action == RETRY:
             old = "; too old for Stripe: it will be parked again" if is_old else ""
@@ -208,7 +210,7 @@ async def _history(args: argparse.Namespace) -> int:
                 (
                     keyring.when(it.at) or "",
                     it.who,
-                    it.action,
+                    it.action + ("" if it.settled is None else f" at {it.settled:,}"),
                     it.subject,
                     f"{it.value:,}",
                     it.was,
@@ -228,6 +230,7 @@ def _decision_json(it: Decision) -> dict[str, object]:
         "what": it.subject,
         "tenant": it.tenant,
         "tokens": it.value,
+        "settled_tokens": it.settled,
         "was_parked_for": it.was,
         "why": it.why,
     }

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from tollhouse.cli.stripe_account import add_stripe_options, open_stripe
 from tollhouse.cli.unusable import UnusableError
 from tollhouse.core.catalog import Catalog
 from tollhouse.core.currency import plain
-from tollhouse.core.meter import meters
+from tollhouse.core.meter import DEPLOYMENT, DEPLOYMENT_NAME, meters
 from tollhouse.core.meter_plan import (
     Action,
     Conflict,
@@ -32,6 +33,9 @@ meter there and, unless it is free, a monthly metered price; each model a produc
 what is missing; with --apply makes it. What is there already stays, so running it again
 is safe, also while another one runs.
 
+Gateways that share an account are told apart by their deployment, billing's setting
+TOLLHOUSE_DEPLOYMENT: names of meters, products and lookup keys begin with it.
+
 A changed price becomes a new price at Stripe, which takes over the lookup key. Running
 subscriptions keep the old price until somebody moves them.
 """
@@ -40,10 +44,17 @@ examples:
   tollhouse billing setup --stripe-key-file stripe.key
   tollhouse billing setup --stripe-key-file stripe.key --apply
   tollhouse billing setup --stripe-key-file stripe.key --json
+  tollhouse billing setup --stripe-key-file stripe.key --deployment eu --apply
 
 Exit status: 0 all is there, or would be with --apply; 1 conflicts, or Stripe did not do
 it; 2 the command line, a file or the machine is not right.
 """
+
+_GRACE = (
+    "Stripe settings > Billing > Invoices: set the invoice finalization grace period to"
+    " 24 hours or more; with the default of 1 hour late usage misses its invoice"
+)
+"""https://docs.stripe.com/billing/subscriptions/usage-based/configure-grace-period"""
 
 _KINDS: Mapping[type[Action], str] = {
     CreateMeter: "create meter",
@@ -71,11 +82,26 @@ def add_parser(
         help="models and prices (default: ./tollhouse.yaml, else the repository's)",
     )
     parser.add_argument(
+        "--deployment",
+        type=_deployment,
+        default=DEPLOYMENT,
+        metavar="NAME",
+        help=f"TOLLHOUSE_DEPLOYMENT of the billing process (default: {DEPLOYMENT})",
+    )
+    parser.add_argument(
         "--apply", action="store_true", help="do it (default: only show it)"
     )
     add_stripe_options(parser, required=True)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
+
+
+def _deployment(text: str) -> str:
+    if not re.fullmatch(DEPLOYMENT_NAME, text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no deployment: up to 63 of a-z, 0-9 and -, not first a -"
+        )
+    return text
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,7 +126,8 @@ async def _set_up(args: argparse.Namespace, catalog: Catalog) -> int:
     async with open_stripe(args) as client:
         from tollhouse.adapters.stripe.setup import Setup, SetupError  # noqa: PLC0415
 
-        setup = Setup(client, meters(catalog), catalog.currency)
+        wanted = meters(catalog, args.deployment)
+        setup = Setup(client, wanted, catalog.currency)
         actions = await setup.plan()
         conflicts = [it for it in actions if isinstance(it, Conflict)]
         if not args.apply or conflicts or not actions:
@@ -124,6 +151,7 @@ async def _set_up(args: argparse.Namespace, catalog: Catalog) -> int:
                 _show(args, done, applied=True)
     if not args.json:
         Console().line(f"done: {len(done)} created")
+        Console().line(_GRACE)
     return keyring.EXIT_OK
 
 
@@ -137,12 +165,14 @@ def _show(
         return
     if not actions:
         Console().line("nothing to do: Stripe has all meters, products and prices")
+        Console().line(_GRACE)
         return
     keyring.print_table(("ACTION", "NAME", "WHAT"), [_cells(it) for it in actions])
     if any(isinstance(it, Conflict) for it in actions):
         Console(sys.stderr).error("a person has to resolve the conflicts first")
     else:
         Console().line(f"{len(actions)} to do; --apply does it")
+        Console().line(_GRACE)
 
 
 def to_json(action: Action) -> dict[str, object]:

@@ -1,6 +1,8 @@
 """Meters: under which name the provider counts a model's tokens, and what they cost.
 
-One meter per model and billed token type: Stripe's meters have no dimensions.
+One meter per deployment, model and billed token type: Stripe's meters have no
+dimensions. What a customer has of a meter in a minute is all that tells whether a chunk
+arrived, so gateways that share an account never share a meter.
 """
 
 import re
@@ -12,10 +14,17 @@ from tollhouse.core.catalog import Catalog, Model, Prices
 from tollhouse.core.limits import MONEY
 from tollhouse.core.windows import BILLED, TokenType
 
-PREFIX = "tollhouse"
+DEPLOYMENT = "tollhouse"
+"""Of a gateway that was given no name."""
+DEPLOYMENT_NAME = "^[a-z0-9][a-z0-9-]{0,62}$"
+"""No dot: what precedes the first one in a meter's name is the deployment."""
+
+LONGEST_NAME = 100
+"""Characters that Stripe takes for an event's name."""
 
 _MILLION = 1_000_000
 _LONGEST_MODEL = 64
+_LONGEST_TYPE = max(map(len, TokenType))
 _ODD = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -30,25 +39,43 @@ class Meter:
     token_type: TokenType
     event_name: str
     price: Decimal
+    deployment: str = DEPLOYMENT
 
 
-def event_name(model: str, token_type: TokenType) -> str:
+def event_name(model: str, token_type: TokenType, deployment: str = DEPLOYMENT) -> str:
     """The meter's name at the provider, at most 100 characters of `[A-Za-z0-9._-]`.
 
-    Models have longer names and odder ones: what is lost of a name comes back as a
-    digest, so that no two models share a meter.
+    Models have longer names and odder ones, and a long deployment leaves them less
+    room: what is lost of a name comes back as a digest, so that no two models share a
+    meter.
     """
-    plain = _ODD.sub("_", model)
-    if plain != model or len(plain) > _LONGEST_MODEL:
-        digest = blake2b(model.encode(), digest_size=4).hexdigest()
-        plain = f"{plain[:_LONGEST_MODEL]}-{digest}"
-    return f"{PREFIX}.{plain}.{token_type.value}"
+    room = LONGEST_NAME - len(f"{deployment}..") - _LONGEST_TYPE
+    plain = shortened(model, _ODD.sub("_", model), room)
+    return f"{deployment}.{plain}.{token_type.value}"
 
 
-def meters(catalog: Catalog) -> list[Meter]:
+def shortened(name: str, plain: str, room: int) -> str:
+    """`plain`, what may be written of a name, in at most `room` characters.
+
+    With a digest of the name where that is not all of it.
+    """
+    digest = "-" + blake2b(name.encode(), digest_size=4).hexdigest()
+    longest = min(_LONGEST_MODEL, room - len(digest))
+    if plain == name and len(plain) <= longest:
+        return plain
+    return plain[:longest] + digest
+
+
+def meters(catalog: Catalog, deployment: str = DEPLOYMENT) -> list[Meter]:
     """List every meter of the catalog, by model."""
     return [
-        Meter(model.name, token_type, event_name(model.name, token_type), price)
+        Meter(
+            model.name,
+            token_type,
+            event_name(model.name, token_type, deployment),
+            price,
+            deployment,
+        )
         for model in catalog.models.values()
         for token_type, price in prices(model).items()
     ]

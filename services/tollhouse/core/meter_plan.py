@@ -13,10 +13,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from hashlib import blake2b
 
 from tollhouse.core.currency import plain, unit_amount
-from tollhouse.core.meter import Meter
+from tollhouse.core.meter import DEPLOYMENT, Meter, shortened
 
 CUSTOMER_KEY = "stripe_customer_id"
 VALUE_KEY = "value"
@@ -24,7 +23,7 @@ VALUE_KEY = "value"
 
 INTERVAL = "month"
 
-_LONGEST_PRODUCT = 64
+_LONGEST_PRODUCT = 100
 _ODD = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -124,13 +123,10 @@ class Conflict:
 Action = CreateMeter | CreateProduct | CreatePrice | Conflict
 
 
-def product_id(model: str) -> str:
-    """A model's product at Stripe, derived: no other model has it."""
-    plain_name = _ODD.sub("-", model)
-    if plain_name != model or len(plain_name) > _LONGEST_PRODUCT:
-        digest = blake2b(model.encode(), digest_size=4).hexdigest()
-        plain_name = f"{plain_name[:_LONGEST_PRODUCT]}-{digest}"
-    return f"tollhouse_{plain_name}"
+def product_id(model: str, deployment: str = DEPLOYMENT) -> str:
+    """A model's product at Stripe, derived: no other model or deployment has it."""
+    room = _LONGEST_PRODUCT - len(f"{deployment}_")
+    return f"{deployment}_{shortened(model, _ODD.sub('-', model), room)}"
 
 
 def lookup_key(event_name: str, currency: str) -> str:
@@ -144,7 +140,7 @@ def plan(meters: Sequence[Meter], currency: str, found: Found) -> list[Action]:
     products: set[str] = set()
     for meter in meters:
         actions += _plan_meter(meter, found)
-        product = product_id(meter.model)
+        product = product_id(meter.model, meter.deployment)
         if meter.price and product not in products:
             products.add(product)
             actions += _plan_product(product, meter.model, found)
@@ -202,7 +198,7 @@ def _plan_price(meter: Meter, currency: str, found: Found) -> Iterator[Action]:
     wanted = CreatePrice(
         lookup_key=key,
         event_name=meter.event_name,
-        product=product_id(meter.model),
+        product=product_id(meter.model, meter.deployment),
         currency=currency,
         amount=unit_amount(meter.price, currency),
         label=_label(meter),

@@ -18,6 +18,7 @@ from tests.integration.reconcile.conftest import (
     settlement,
 )
 from tollhouse.adapters.redis import billing_keys, shards
+from tollhouse.adapters.redis.chunks import SENT_SECONDS
 from tollhouse.core import chunk
 from tollhouse.core.chunk import (
     TRUSTED_SECONDS,
@@ -207,7 +208,11 @@ async def test_a_retry_does_not_take_a_second_duplicate_for_a_delivery(
     began = now - hours * 3600
     db.hset(
         key,
-        mapping={"doubt_at": began, "doubted": 1, "verify_at": began, "reason": "x"},
+        mapping={
+            **dict.fromkeys(("doubt_at", "begun_at", "verify_at"), began),
+            "doubted": 1,
+            "reason": "x",
+        },
     )
 
     billing("parked", "retry", ID, "--why", "look again")
@@ -230,6 +235,102 @@ async def test_discard_gives_it_up_for_good(
     assert "is discarded; it was in doubt: the provider may have it" in answer.stdout
     found = reconcile()
     assert (0, 7) == (found.status, found.document["summary"]["discarded"])
+
+
+@pytest.mark.parametrize(
+    ("value", "tokens", "options", "rest"),
+    [
+        (7, 7, (), 0),
+        (7, 4, (), 3),
+        (7, 0, (), 7),
+        (7, 9, ("--beyond",), -2),
+        (-7, -3, (), -4),
+        (-7, 0, (), -7),
+    ],
+)
+async def test_settle_counts_what_the_provider_has(
+    parked: Rig,
+    billing: Run,
+    history: History,
+    reconcile: Reconcile,
+    db: redis.Redis,
+    *,
+    value: int,
+    tokens: int,
+    options: tuple[str, ...],
+    rest: int,
+):
+    """And the rest is sealed anew; also of a chunk in doubt, which is the point."""
+    key, window = billing_keys.chunk(OUTPUT, 1), billing_keys.window(OUTPUT)
+    db.hset(key, mapping={"doubt_at": 5, "doubted": 1, "verify_at": 6, "value": value})
+    db.hset(window, mapping={"total": value, "sealed": value, "parked": value})
+
+    answer = billing(
+        *("parked", "settle", ID, "--tokens", str(tokens), *options, "--why", "looked")
+    )
+
+    again = f"; {rest} will be sealed anew" if rest else ""
+    assert (0, f"{ID}: is settled at {tokens} tokens{again}\n") == output(answer)
+    (stored,) = await parked.chunks.read([ID.encode()])
+    after = stored.progress
+    assert (State.SENT, "settled", 0, 0, 0) == (
+        *(after.state, after.reason),
+        *(after.doubt_at, after.doubted, after.verify_at),
+    )
+    assert tokens == stored.chunk.value
+    assert SENT_SECONDS - 60 < db.ttl(key) <= SENT_SECONDS
+    books = [int(it or 0) for it in db.hmget(window, ["sealed", "accepted", "parked"])]
+    assert [tokens, tokens, 0] == books
+    (decision,) = history()
+    assert ("settle", value, tokens, "looked", "meter_event_customer_not_found") == (
+        *(decision["action"], decision["tokens"], decision["settled_tokens"]),
+        *(decision["why"], decision["was_parked_for"]),
+    )
+    # What was settled and what the provider wrote are not of this test's making.
+    differs = {finding for finding, of in reconcile().findings if of == "output"}
+    assert not differs & {"chunks", "parked", "accepted", "unqueued", "stuck"}
+    await parked.seal()
+    sealed = await parked.chunks.read([f"{OUTPUT.name}|2".encode()])
+    assert [rest] * bool(rest) == [it.chunk.value for it in sealed]
+
+
+@pytest.mark.parametrize(("value", "tokens"), [(7, 8), (7, -1), (-7, 1), (-7, -8)])
+async def test_settle_beyond_the_chunk_is_asked_about(
+    parked: Rig,
+    billing: Run,
+    history: History,
+    db: redis.Redis,
+    *,
+    value: int,
+    tokens: int,
+):
+    """A slip of the keyboard would bill, or credit, the difference."""
+    db.hset(billing_keys.chunk(OUTPUT, 1), "value", value)
+
+    answer = billing("parked", "settle", ID, "--tokens", str(tokens), "--why", "w")
+
+    assert (1, "") == output(answer)
+    assert f"a correction of {value - tokens}" in answer.stderr
+    assert [] == history()
+    assert State.PARKED is (await progress(parked)).state
+
+
+async def test_settle_is_for_what_is_parked_and_once(
+    parked: Rig, billing: Run, history: History
+):
+    settle = ("parked", "settle", ID, "--tokens", "7", "--why", "w")
+    assert 0 == billing(*settle).returncode
+
+    again = billing(*settle)
+    other = billing("parked", "settle", "no chunk", "--tokens", "7", "--why", "w")
+
+    assert (1, f"error: {ID}: is not parked (any more)\n") == (
+        *(again.returncode, again.stderr),
+    )
+    assert (1, "error: no chunk: no such chunk is kept\n") == (
+        *(other.returncode, other.stderr),
+    )
+    assert 1 == len(history())
 
 
 @pytest.mark.parametrize(

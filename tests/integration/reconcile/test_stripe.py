@@ -1,7 +1,9 @@
 """`tollhouse reconcile --provider` against a stand-in of Stripe."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,11 @@ import redis
 
 from tests.integration.reconcile.conftest import (
     HOUR,
+    SHARDS_OF_BILLING,
     Reconcile,
     Reconciled,
     Rig,
+    Run,
     settlement,
 )
 from tests.stripe_stand_in.server import running_stand_in
@@ -23,7 +27,7 @@ from tollhouse.adapters.redis.customers import Customers
 from tollhouse.adapters.stripe.client import Client
 from tollhouse.adapters.stripe.meter_events import MeterEvents
 from tollhouse.adapters.stripe.secret import Secret
-from tollhouse.core.chunk import PATIENCE_SECONDS, Attempt, Window
+from tollhouse.core.chunk import PATIENCE_SECONDS, Attempt, Window, verified
 from tollhouse.core.meter import event_name
 from tollhouse.core.windows import BILLED, TokenType
 
@@ -142,6 +146,64 @@ async def test_a_chunk_in_doubt_may_be_there_or_not(
     stripe.settings.summary_delay_seconds = 0.0
     await shipped.provider.ship([Attempt(begun.chunk, 1)])
     assert 0 == (await ask()).status
+
+
+async def test_a_restored_redis_is_settled_to_the_token(
+    shipped: Rig, ask: Ask, db: redis.Redis, stripe: StandIn, tollhouse: Run
+):
+    """It seals again, with more, what Stripe has: parked, settled, the rest is sent."""
+    for key in [*db.scan_iter("{b*}:chunk:acme*"), *db.scan_iter("{b*}:window:acme*")]:
+        if b":window:" in key:
+            db.hdel(key, "sealed", "seq", "open", "accepted")
+        else:
+            db.delete(key)
+    # The window had 7.
+    await shipped.settle(settlement(input_tokens=0, cached=0, output=4, reasoning=0))
+    await shipped.carry()
+    unsealed = billing_keys.of_shard(billing_keys.shard("acme"), "unsealed")
+    db.zadd(unsealed, {billing_keys.row_name("acme", HOUR, "tiny-chat"): 0})
+    await shipped.seal()
+    await shipped.ship()
+    await look_up(shipped)
+    id_ = f"{OUTPUT.name}|1"
+    (parked,) = await shipped.chunks.read([id_.encode()])
+    assert (11, "provider_differs") == (parked.chunk.value, parked.progress.reason)
+
+    url = str(db.connection_pool.connection_kwargs["path"])
+    settle = ("billing", "parked", "settle", id_, "--tokens", "7", "--why", "restored")
+    answer = await asyncio.to_thread(
+        tollhouse, *settle, "--billing-redis-url", f"unix://{url}"
+    )
+    assert 0 == answer.returncode, answer.stderr
+    await shipped.seal()
+    await shipped.ship()
+    for key in db.scan_iter("{b*}:chunk:*"):
+        db.expire(key, SENT_SECONDS - PATIENCE_SECONDS - 60)
+
+    account = "cus_acme", event_name("tiny-chat", TokenType.OUTPUT), HOUR
+    assert 11 == stripe.totals()[account]
+    found = await ask()
+    assert (0, []) == (found.status, found.document["differences"])
+    assert 0 == found.document["summary"]["parked"]
+
+
+async def look_up(rig: Rig) -> None:
+    """Ask the provider about all that is open, as the shipper does."""
+    now = int(time.time())
+    for stored in await rig.chunks.due(SHARDS_OF_BILLING, now + 9999, 1000):
+        chunk = stored.chunk
+        total = await rig.provider.total(
+            *(chunk.account.customer, chunk.event_name),
+            *(chunk.timestamp, chunk.timestamp + 60),
+        )
+        decide = partial(
+            verified,
+            chunk,
+            others=await rig.chunks.others(chunk),
+            total=total,
+            now=now,
+        )
+        await rig.chunks.conclude(stored, decide, now=now, look_at=now + 1.0)
 
 
 async def test_a_tenant_that_is_no_customer_is_named(

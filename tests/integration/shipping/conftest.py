@@ -25,7 +25,7 @@ from tollhouse.billing.pace import Pace
 from tollhouse.billing.sealer import Sealer
 from tollhouse.billing.shipper import Shipper
 from tollhouse.core.chunk import Account, Chunk, Provider, State
-from tollhouse.core.meter import event_name
+from tollhouse.core.meter import DEPLOYMENT, event_name
 from tollhouse.core.windows import AS_PROMISED, BILLED, SECONDS_PER_HOUR, Outcome
 
 HOUR = 497_000
@@ -52,10 +52,11 @@ class Aggregator:
     provider: Provider
     name: str
     accounts: dict[str, str] = field(default_factory=dict)
+    deployment: str = DEPLOYMENT
 
     def __post_init__(self) -> None:
         self.windows = Windows(self.redis, self.clock)
-        self.chunks = Chunks(self.redis)
+        self.chunks = Chunks(self.redis, deployment=self.deployment)
         self.leadership = Leadership(self.redis, self.name)
         self.reader = InMemoryMetricReader()
         metrics = BillingMetrics(MeterProvider([self.reader]))
@@ -181,9 +182,10 @@ async def make_aggregator(
     """Make aggregators that ship to the stand-in."""
     api = Client(Secret(stripe.api_key), url=stripe.url, timeout_seconds=1.0)
 
-    def make(name: str = "one") -> Aggregator:
+    def make(name: str = "one", deployment: str = DEPLOYMENT) -> Aggregator:
         accounts = {"acme": "cus_acme", "zeta": "cus_zeta"}
-        return Aggregator(client, clock, MeterEvents(api), name, accounts)
+        provider = MeterEvents(api)
+        return Aggregator(client, clock, provider, name, accounts, deployment)
 
     yield make
     await api.close()

@@ -13,7 +13,7 @@ from tollhouse.adapters.redis.parked import ParkedChunks
 from tollhouse.billing.shipper import CHUNKS_AT_ONCE
 from tollhouse.core.chunk import Attempt, Rejection, State
 from tollhouse.core.meter import event_name
-from tollhouse.core.windows import TokenType
+from tollhouse.core.windows import BILLED, TokenType
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
@@ -451,6 +451,34 @@ def _forget_chunks(db: redis.Redis) -> None:
         db.delete(key)
     for key in db.scan_iter("{b*}:window:*"):
         db.hdel(key, "sealed", "seq", "open", "accepted")
+
+
+async def test_two_gateways_on_one_account_take_no_event_for_their_own(
+    make_aggregator, stripe, clock, db
+):
+    """Same tenants, models and hour: the other's event is in the minute looked up."""
+    here, there = make_aggregator("here"), make_aggregator("there", "eu")
+    for token_type in BILLED:
+        stripe.add_meter(event_name("tiny-chat", token_type, "eu"))
+    await here.record(usage(input=0, output=9))
+    await here.seal()
+    await here.drain()
+    db.flushdb()  # the other gateway has a Redis of its own
+    await there.record(usage(input=0, output=9))
+    clock.now += 3600
+    await there.seal()
+    stripe.outage()
+    await there.ship()  # in doubt, and never arrived
+    clock.now += 26 * 3600
+    stripe.clock.advance(26 * 3600)
+    stripe.end_outage()
+
+    await there.drain()
+
+    assert {
+        ("cus_acme", event_name("tiny-chat", TokenType.OUTPUT, it), HOUR): 9
+        for it in ("tollhouse", "eu")
+    } == stripe.totals()
 
 
 async def test_two_shippers_at_once_bill_once(make_aggregator, stripe):

@@ -67,7 +67,8 @@ async def test_setup_from_nothing_to_nothing_to_do(stand_in, account, config):
     assert (shown.status, shown.err) == (0, "")
     lines = shown.out.splitlines()
     assert lines[0].split() == ["ACTION", "NAME", "WHAT"]
-    assert lines[-1] == "7 to do; --apply does it"
+    assert lines[-2] == "7 to do; --apply does it"
+    assert "grace period to 24 hours or more" in lines[-1]
     assert any(
         re.fullmatch(
             r"create price +tollhouse\.tiny-chat\.cached_input\.usd +"
@@ -81,17 +82,39 @@ async def test_setup_from_nothing_to_nothing_to_do(stand_in, account, config):
     done = await tollhouse(*setup, "--apply")
     assert (done.status, done.err) == (0, "")
     assert done.out.count("create ") == 7
-    assert done.out.splitlines()[-1] == "done: 7 created"
+    assert done.out.splitlines()[-2] == "done: 7 created"
+    assert lines[-1] == done.out.splitlines()[-1]
     assert len(list(stand_in.objects.all("price"))) == 3
 
     for arguments in (setup, (*setup, "--apply")):
         again = await tollhouse(*arguments)
         assert (again.status, again.out[:13]) == (0, "nothing to do")
+        assert lines[-1] == again.out.splitlines()[-1]
 
     change(config, "tiny-chat", output=0.5)
     shown = await tollhouse(*setup)
     assert "(it is 0.00004 per token), which running subscriptions keep" in shown.out
-    assert (await tollhouse(*setup, "--apply")).out.endswith("done: 1 created\n")
+    assert "\ndone: 1 created\n" in (await tollhouse(*setup, "--apply")).out
+
+
+async def test_deployments_on_one_account_share_nothing(stand_in, account, config):
+    """Else a lookup of the one's chunk could find the other's event."""
+    setup = ("setup", "--config", config, *account, "--apply")
+
+    for options in ((), ("--deployment", "eu"), ("--deployment", "eu")):
+        assert (await tollhouse(*setup, *options)).status == 0
+
+    names = [it["event_name"] for it in stand_in.objects.all("billing.meter")]
+    assert len(names) == len({*names}) == 6
+    assert "eu.tiny-chat.output" in names
+    assert {it["id"] for it in stand_in.objects.all("product")} == {
+        "tollhouse_tiny-chat",
+        "eu_tiny-chat",
+    }
+    keys = {it["lookup_key"] for it in stand_in.objects.all("price")}
+    assert {"eu.tiny-chat.output.usd", "tollhouse.tiny-chat.output.usd"} <= keys
+    odd = await tollhouse(*setup, "--deployment", "EU.west")
+    assert (odd.status, "is no deployment" in odd.err) == (2, True)
 
 
 async def test_setup_as_json(stand_in, account, config):
@@ -205,7 +228,9 @@ async def test_customers_from_link_to_unlink(stand_in, account, redis_url):
         ]
     }
     gone = await customers("unlink", "acme")
-    assert gone.out == "tenant acme is customer cus_1 no more\n"
+    told, warning = gone.out.splitlines()
+    assert told == "tenant acme is customer cus_1 no more"
+    assert warning.startswith("never link cus_1 to another tenant")
     assert "has no customer" in (await customers("unlink", "acme")).out
     table = (await customers("list")).out.splitlines()
     assert [line.split()[0] for line in table] == ["TENANT", "zeta"]

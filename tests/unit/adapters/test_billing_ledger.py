@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import tracemalloc
 from contextlib import closing
 from dataclasses import replace
 
@@ -40,10 +41,10 @@ def open_ledger(request, tmp_path):
     """Open the same folder, as each start does."""
     opened = []
 
-    def open_(folder=tmp_path / "billing"):
+    def open_(folder=tmp_path / "billing", format_=request.param, **options):
         catalog = Catalog({"m": examples.model()}, {})
         ledger = BillingLedger(
-            folder, request.param, deployment="here", catalog=lambda: catalog
+            folder, format_, deployment="here", catalog=lambda: catalog, **options
         )
         opened.append(ledger)
         return ledger
@@ -131,15 +132,66 @@ def test_a_full_disk_stops_it_and_leaves_nothing_half(open_ledger, tmp_path):
     assert [Verdict.ACCEPTED] == ship(ledger, chunk(2))
 
 
-def test_a_foreign_line_stops_it(open_ledger):
+@pytest.mark.parametrize(
+    "line", [b"hello", b"\xff\xfe", b'{"id":"th1_\xe9"}', b"a\rb", b"7", b""]
+)
+def test_a_foreign_line_stops_it(open_ledger, line):
     """A file that somebody edited may lack what was charged: nothing is guessed."""
     ledger = open_ledger()
     ship(ledger, chunk(1))
-    with ledger.path(CHUNK.timestamp).open("a") as file:
-        file.write("hello\n")
+    with ledger.path(CHUNK.timestamp).open("ab") as file:
+        file.write(line + b"\n")
+
+    for opened in (ledger, open_ledger()):
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="none of ours"):
+                ship(opened, chunk(2))
+
+
+def test_a_line_with_a_byte_that_is_no_text_stops_it(open_ledger):
+    """It would be somebody else's tokens that are added up."""
+    ledger = open_ledger()
+    ship(ledger, chunk(1))
+    path = ledger.path(CHUNK.timestamp)
+    path.write_bytes(path.read_bytes().replace(b"acme", b"acm\xe9"))
 
     with pytest.raises(Unavailable, match="none of ours"):
         ship(open_ledger(), chunk(2))
+
+
+def test_another_format_writes_no_chunk_again(open_ledger):
+    """The setting is changed, and changed back; sums are of both files."""
+    one, other = (open_ledger(format_=it) for it in Format)
+
+    told = [
+        ship(ledger, chunk(1), chunk(number))
+        for number, ledger in enumerate((one, other, one, other), start=2)
+    ]
+
+    a, d = Verdict.ACCEPTED, Verdict.DUPLICATE
+    assert [[a, a], [d, a], [d, a], [d, a]] == told
+    assert 5 == len(lines(one)) + len(lines(other))
+    for ledger in (one, other):
+        minute = CHUNK.timestamp
+        account = CHUNK.account.customer, CHUNK.event_name
+        assert 350 == asyncio.run(ledger.total(*account, minute, minute + 60))
+
+
+def test_answers_are_in_the_order_of_the_chunks(open_ledger):
+    """Those of a call are of several days, mixed."""
+    ledger, day = open_ledger(), 86_400
+    ship(ledger, chunk(1), chunk(2, timestamp=CHUNK.timestamp + day))
+
+    told = ship(
+        ledger,
+        chunk(1),
+        chunk(4, timestamp=CHUNK.timestamp + day),
+        chunk(3),
+        chunk(2, timestamp=CHUNK.timestamp + day),
+    )
+
+    a, d = Verdict.ACCEPTED, Verdict.DUPLICATE
+    assert [d, a, a, d] == told
 
 
 def test_totals_are_by_customer_meter_and_minute(open_ledger):
@@ -166,14 +218,46 @@ def test_totals_are_by_customer_meter_and_minute(open_ledger):
 
 
 def test_months_of_files_are_not_kept_in_memory(open_ledger):
-    with closing(open_ledger()) as ledger:
+    """Lines are counted, not days: a day may have any number. One day always stays."""
+    with closing(open_ledger(most_indexed=10)) as ledger:
         for day in range(30):
-            ship(ledger, chunk(day, timestamp=CHUNK.timestamp + day * 86_400))
+            for number in range(3):
+                at = CHUNK.timestamp + day * 86_400
+                ship(ledger, chunk(10 * day + number, timestamp=at))
 
-        kept = len(ledger._indexes)
+        assert [27, 28, 29] == [it - CHUNK.timestamp // 86_400 for it in ledger._days]
+        ship(ledger, *(chunk(1000 + number) for number in range(20)))
+        assert [Verdict.DUPLICATE] == ship(ledger, chunk(1001))
+        assert 23 == indexed(ledger)
 
-        assert kept <= 8
-        assert [Verdict.DUPLICATE] == ship(ledger, chunk(0))
+
+def indexed(ledger):
+    return sum(len(it.charges) for day in ledger._days.values() for it in day.values())
+
+
+def test_a_line_in_memory_costs_what_is_promised(open_ledger):
+    """docs/billing.md: 442 bytes, 133 MB of all that are kept."""
+    with closing(open_ledger()) as ledger:
+        tenants = [
+            chunk(
+                f"{number:040x}",
+                event_name="tollhouse.llama-3.1-8b-instruct.uncached_input",
+                account=Account("ledger", f"tenant-{number:04d}"),
+                value=1_000_000 + number,
+            )
+            for number in range(2000)
+        ]
+        ship(ledger, *tenants)
+        ledger._days.clear()
+
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        ship(ledger, tenants[0])
+        after, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+        assert 2000 == indexed(ledger)
+        assert 442 == pytest.approx((after - before) / 2000, rel=0.1)
 
 
 def test_only_its_owner_reads_it(open_ledger):

@@ -26,6 +26,7 @@ from tollhouse.core.meter_plan import (
 from tollhouse.core.windows import BILLED, TokenType
 
 NOTHING = Found({}, {}, {})
+ONE = Decimal(1)
 
 
 def meter(
@@ -111,13 +112,30 @@ def test_a_second_run_has_nothing_to_do(models, currency):
 
 # Few letters: names that differ just where they are odd.
 alike = st.from_regex(r"a[a.:/-]{1,3}", fullmatch=True)
+deployments = st.sampled_from(["a", "a-a", "d" * 63])
 
 
-@given(alike, alike)
-def test_no_two_models_share_a_product(one, other):
-    """Odd and long names are told apart by a digest."""
-    assert (product_id(one) == product_id(other)) == (one == other)
-    assert len(product_id(one)) <= 100
+@given(alike, alike, deployments, deployments)
+def test_no_two_models_share_a_product(one, other, here, there):
+    """Odd and long names are told apart by a digest, deployments by theirs."""
+    is_same = (one, here) == (other, there)
+    assert (product_id(one, here) == product_id(other, there)) == is_same
+    assert len(product_id(one * 40, here)) <= 100
+
+
+def test_a_plan_is_its_deployments():
+    """Products and lookup keys too: both gateways may have a model of that name."""
+    here, there = (
+        Meter("m", TokenType.OUTPUT, event_name("m", TokenType.OUTPUT, it), ONE, it)
+        for it in ("eu", "us")
+    )
+
+    actions = plan([there], "usd", complete(here))
+
+    kinds = [type(it) for it in actions]
+    assert kinds == [CreateMeter, CreateProduct, CreatePrice]
+    assert actions[2].lookup_key == "us.m.output.usd"  # type: ignore[union-attr]
+    assert actions[2].product == "us_m"  # type: ignore[union-attr]
 
 
 def test_a_free_token_type_has_a_meter_and_no_price():

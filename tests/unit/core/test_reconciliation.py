@@ -99,6 +99,12 @@ class Row:
         elif action == "reseal":
             self.sealed[it] -= chunk.value
             self.due = DUE
+        elif action == "settle":
+            has = at % 5
+            self.accepted[it] += has
+            if chunk.value != has:
+                self.sealed[it] -= chunk.value - has
+                self.due = DUE
         else:
             self.discarded[it] += chunk.value
 
@@ -162,7 +168,7 @@ STEPS = st.one_of(
     st.builds(
         lambda at, action: lambda row: row.resolve(at, action),
         NUMBERS,
-        st.sampled_from(["retry", "reseal", "discard"]),
+        st.sampled_from(["retry", "reseal", "discard", "settle"]),
     ),
 )
 HISTORIES: st.SearchStrategy[list[Callable[[Row], None]]] = st.lists(STEPS, max_size=40)

@@ -12,7 +12,7 @@ from tollhouse.adapters.redis.client import Argument, Redis, Script
 from tollhouse.adapters.redis.refused import Decision, to_fields
 from tollhouse.core.chunk import TRUSTED_SECONDS, parse_id
 
-RETRY, RESEAL, DISCARD = "retry", "reseal", "discard"
+RETRY, RESEAL, DISCARD, SETTLE = "retry", "reseal", "discard", "settle"
 
 _resolve = Script.load("resolve.lua")
 _PARTS_OF_IDENTIFIER = 3
@@ -78,9 +78,19 @@ class ParkedChunks:
         return found[0] if found else None
 
     async def resolve(
-        self, stored: Stored, action: str, *, who: str, why: str, now: int
+        self,
+        stored: Stored,
+        action: str,
+        *,
+        who: str,
+        why: str,
+        now: int,
+        tokens: int = 0,
     ) -> Resolved:
-        """Do RETRY, RESEAL or DISCARD with a parked chunk."""
+        """Do RETRY, RESEAL, DISCARD or SETTLE with a parked chunk.
+
+        `tokens`, of SETTLE: what the provider has of the chunk.
+        """
         chunk = stored.chunk
         window = chunk.window
         number = billing_keys.shard(window.tenant)
@@ -95,7 +105,7 @@ class ParkedChunks:
         ]
         row = billing_keys.row_name(window.tenant, window.hour, window.model)
         arguments: list[Argument] = [chunk.id, action, now, row, who, why]
-        arguments += (SENT_SECONDS, TRUSTED_SECONDS)
+        arguments += (SENT_SECONDS, TRUSTED_SECONDS, tokens)
         (reply,) = await ask_scripts(self._redis, [(_resolve, keys, arguments)])
         return Resolved(reply)
 
@@ -119,6 +129,7 @@ class ParkedChunks:
                         why=texts[b"why"],
                         was=texts[b"was"],
                         value=int(texts[b"value"]),
+                        settled=int(texts[b"tokens"]) if b"tokens" in texts else None,
                     )
                 )
         return decisions

@@ -42,7 +42,10 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """An entry of an audit stream: when (Unix seconds), what about what, who, why."""
+    """An entry of an audit stream: when (Unix seconds), what about what, who, why.
+
+    `value`: tokens it is about; `settled`: those the provider has, where that was said.
+    """
 
     at: int
     action: str
@@ -52,6 +55,7 @@ class Decision:
     why: str
     was: str
     value: int
+    settled: int | None = None
 
 
 class Refused:

@@ -177,7 +177,9 @@ class Setup:
     async def _look(self) -> Found:
         meters = await _meters(self._sdk, {it.event_name for it in self._meters})
         self._ids = {name: meter.id for name, meter in meters.items()}
-        products = dict.fromkeys(product_id(it.model) for it in self._meters)
+        products = dict.fromkeys(
+            product_id(it.model, it.deployment) for it in self._meters
+        )
         keys = [lookup_key(it.event_name, self._currency) for it in self._meters]
         return Found(
             meters=meters,
