@@ -17,7 +17,7 @@ from tollhouse.cli.console import Console
 KEPT = Path(".tollhouse") / "chaos"
 COLUMNS = (
     *("run", "aggregators", "requests", "kills of blows", "records", "exact"),
-    *("in doubt", "of these lost ends", "unknown", "records recognised"),
+    *("in doubt", "of these lost ends", "records recognised"),
     *("events recognised", "calls failed", "drained in s", "verdict"),
 )
 _CONTROL_REQUESTS = 1500
@@ -105,7 +105,7 @@ def _row(result: Result) -> str:
     cells = (
         *(plan.control or f"seed {plan.seed}", plan.aggregators, result.requests),
         *(f"{result.kills} of {result.blows}", verdict.records, verdict.exact),
-        *(verdict.in_doubt, verdict.lost_ends, verdict.unknown, result.recognised),
+        *(verdict.in_doubt, verdict.lost_ends, result.recognised),
         *(duplicates, failed, "–" if seconds is None else f"{seconds:.1f}"),
         word if result.is_as_it_should else "FAILED",
     )

@@ -1,10 +1,7 @@
 """Whether the ledgers of a run agree: the rules, and what breaks them.
 
 1. An exchange that was admitted, and not given back, has one record; nothing else has.
-   Nothing ran that was given back. The one exception takes two crashes: an exchange
-   that a worker admitted by itself while Redis was away, and whose Envoy was killed
-   before it had written its first line of it (5 s later, or at its end). Nobody who
-   lives knows of it.
+   Nothing ran that was given back.
 2. An exchange that the engine finished and whose client read it to its end is billed
    exactly. The one exception is an Envoy that was killed within `FLUSH_SECONDS` after:
    its line of that end was not written yet, the record says ABANDONED, and rule 3
@@ -17,7 +14,7 @@
 5. Per tenant, model and hour, windows count as many exchanges as there are records.
 6. Per tenant, model and token type the provider has at least what the engine finished
    for clients that read it, and at most all that the engine generated. (But for the
-   exceptions.)
+   exception.)
 """
 
 from collections import Counter
@@ -29,7 +26,6 @@ from tests.chaos.ledgers import KINDS, Counts, Generated, Ledgers, Line, typed
 from tests.chaos.load import View
 from tests.chaos.redis_log import ESTIMATED, Record
 
-BEAT_SECONDS = 5.0
 FLUSH_SECONDS = 1.0
 """Envoy writes its ledger every 100 ms, later when the machine is busy."""
 _ABANDONED, _ADJUSTMENT = 3, 4
@@ -95,8 +91,6 @@ class Verdict:
     """Exchanges that had to be billed within bounds."""
     lost_ends: int = 0
     """Of these, those whose end Envoy had not written yet when it was killed."""
-    unknown: int = 0
-    """Exchanges nobody knows of: rule 1."""
 
 
 def judge(
@@ -105,11 +99,7 @@ def judge(
     """Compare the ledgers. Times are Unix seconds."""
     verdict = Verdict(records=sum(it.kind != _ADJUSTMENT for it in ledgers.log.records))
     exchanges = _gather(ledgers, views)
-    unknown = {
-        it.id for it in exchanges.values() if _is_unknown(it, ledgers, envoy_killed_at)
-    }
-    verdict.unknown = len(unknown)
-    verdict.findings += _admissions(ledgers, exchanges, unknown)
+    verdict.findings += _admissions(ledgers, exchanges)
     verdict.findings += _oddities(exchanges, views)
     for exchange in exchanges.values():
         if not exchange.records:
@@ -123,8 +113,6 @@ def judge(
             verdict.findings += _out_of_bounds(exchange, ledgers)
     verdict.findings += _unequal_sums(ledgers)
     verdict.findings += _unequal_numbers(ledgers)
-    for id_ in unknown:
-        del exchanges[id_]
     verdict.findings += _unowed(ledgers, exchanges, envoy_killed_at)
     return verdict
 
@@ -148,16 +136,14 @@ def _gather(ledgers: Ledgers, views: Sequence[View]) -> dict[str, _Exchange]:
     return exchanges
 
 
-def _admissions(
-    ledgers: Ledgers, exchanges: dict[str, _Exchange], unknown: set[str]
-) -> Iterator[str]:
+def _admissions(ledgers: Ledgers, exchanges: dict[str, _Exchange]) -> Iterator[str]:
     log = ledgers.log
     for id_, done in ledgers.engine.items():
         if len(done) > 1:
             yield f"{id_}: ran {len(done)} times"
         if id_ in log.released:
             yield f"{id_}: ran although it was given back"
-    admitted = (log.reserved | ledgers.engine.keys()) - log.released - unknown
+    admitted = (log.reserved | ledgers.engine.keys()) - log.released
     for id_ in sorted(admitted | {it for it, ex in exchanges.items() if ex.records}):
         number = len(exchanges[id_].records) if id_ in exchanges else 0
         if id_ not in admitted:
@@ -175,21 +161,6 @@ def _oddities(exchanges: dict[str, _Exchange], views: Sequence[View]) -> Iterato
     for view in views:
         if view.seen is not None and view.seen.status not in _UNDERSTOOD:
             yield f"a client saw status {view.seen.status}"
-
-
-def _is_unknown(
-    exchange: _Exchange, ledgers: Ledgers, envoy_killed_at: Sequence[float]
-) -> bool:
-    generated = exchange.generated
-    if generated is None or exchange.records or exchange.id in ledgers.log.reserved:
-        return False
-    # An id begins with the millisecond it was made in (RFC 9562, version 7).
-    began_at = int(exchange.id[:8] + exchange.id[9:13], 16) / 1000
-    return any(
-        began_at <= it <= began_at + BEAT_SECONDS + FLUSH_SECONDS
-        and it <= generated.ended_at + FLUSH_SECONDS
-        for it in envoy_killed_at
-    )
 
 
 def _is_end_lost(exchange: _Exchange, envoy_killed_at: Sequence[float]) -> bool:

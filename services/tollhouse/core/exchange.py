@@ -176,14 +176,34 @@ def _beat(stored: Stored, event: Beat, now_ms: int) -> Outcome:
         return Outcome(stored)
     last = stored.last_beat
     if last is not None:
-        usage = event.usage.at_least(last.usage)
-        event = replace(last if last.at_ms > event.at_ms else event, usage=usage)
+        event = _joined(last, event)
     charged = stored.charged.at_least(_used(event))
     return Outcome(
         Reserved(stored.facts, charged, event),
         costs=charged - stored.charged,
         late_ms=max(0, now_ms - event.at_ms) if is_new else 0,
     )
+
+
+def _joined(last: Beat, event: Beat) -> Beat:
+    """Two beats of an exchange: counts that only grow, told in any order.
+
+    An estimate of the input ends where somebody has counted it.
+    """
+    usage = event.usage.at_least(last.usage)
+    newer = last if last.at_ms > event.at_ms else event
+    counted = [
+        it for it in (last, event) if it.input_source is not CountSource.ESTIMATE
+    ]
+    if len(counted) == 1:
+        (beat,) = counted
+        usage = replace(
+            usage,
+            input_tokens=beat.usage.input_tokens,
+            cached_input_tokens=beat.usage.cached_input_tokens,
+        )
+        newer = replace(newer, input_source=beat.input_source)
+    return replace(newer, usage=usage)
 
 
 def _used(event: Beat | Settlement) -> Costs:

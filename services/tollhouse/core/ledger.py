@@ -56,6 +56,7 @@ class Metered:
 Entry = Release | Beat | Settlement
 
 _decode = msgspec.json.Decoder(Line).decode
+_encode = msgspec.json.Encoder().encode
 _START = b'{"'
 _SUCCESS = 2  # xx
 _MOST_DIGITS = 8
@@ -77,6 +78,25 @@ def parse(raw: bytes) -> Line:
             start = raw.find(_START, start + 1)
             if start < 0:
                 raise ProtocolError("not a ledger line") from error
+
+
+def admission_line(exchange_id: str, facts: Facts) -> bytes:
+    """What a worker writes of an exchange that it admits by itself.
+
+    A periodic line of its first moment, without counts; no newline.
+    """
+    return _encode(
+        Line(
+            type="Admitted",
+            exchange=exchange_id,
+            tenant=facts.tenant,
+            started_at=f"{created_ms(exchange_id) / 1000:.3f}",
+            duration_ms=0,
+            code=0,
+            admitted=True,
+            facts=facts.encode().decode(),
+        )
+    )
 
 
 def judge(line: Line) -> Entry | None:

@@ -4,6 +4,7 @@ import re
 
 from tollhouse.adapters import telemetry
 from tollhouse.adapters.address import Address
+from tollhouse.adapters.admission_notes import AdmissionNotes
 from tollhouse.adapters.configuration import ConfigurationError
 from tollhouse.adapters.grpc_server import serve
 from tollhouse.adapters.ledger import LedgerReader
@@ -66,6 +67,7 @@ async def main(process: Process) -> None:
         learn=learner.learn,
     )
     metrics.watch_ledger(reader.lag)
+    notes = AdmissionNotes(settings.ledger, settings.worker)
     rotation = (
         []
         if admin is None
@@ -75,7 +77,7 @@ async def main(process: Process) -> None:
         live=live,
         experience=experience,
         tokenizers=tokenizers,
-        ladder=Ladder(limiter, workers, metrics),
+        ladder=Ladder(limiter, workers, metrics, note=notes.note),
         metrics=metrics,
         proof=proof,
     )
@@ -98,6 +100,7 @@ async def main(process: Process) -> None:
         )
         await servicer.drain()
     finally:
+        notes.close()
         reader.close()
         await redis.close()
         metrics.close()

@@ -10,18 +10,23 @@ A call that failed may have been applied. Granted here, the exchange is settled 
 the ledger like any other, under the same id: what RESERVE took is then corrected, what
 it did not take is charged. Refused here, its end line has no `admitted`, and that
 releases it: the ledger outlives us and Redis, a release of our own would not.
+
+What is granted here is noted beside the ledger first: until Envoy's first line nobody
+else knows of it, and Envoy may die before that.
 """
 
 import time
 from collections.abc import Callable
 
 import structlog
+from msgspec.structs import replace
 
 from tollhouse.adapters.metrics import Metrics, Rung
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.workers import Workers
 from tollhouse.core.breaker import Breaker, Permit
 from tollhouse.core.catalog import RedisDown
+from tollhouse.core.ledger import admission_line
 from tollhouse.core.local import LocalLimits
 from tollhouse.core.problems import Unavailable
 from tollhouse.core.reservation import Granted, Refused, Reservation
@@ -42,11 +47,14 @@ class Ladder:
         workers: Workers,
         metrics: Metrics,
         *,
+        note: Callable[[bytes], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`note` writes a line that the settler reads, so that it outlives us."""
         self._limiter = limiter
         self._workers = workers
         self._metrics = metrics
+        self._note = note
         self._clock = clock
         self._local = LocalLimits()
         # One each: what is too slow for one budget may be in time for the other.
@@ -100,6 +108,8 @@ class Ladder:
         verdict = self._local.reserve(reservation, self._workers.share, self._now_ms())
         if isinstance(verdict, Granted):
             plans.granted += 1
+            facts = replace(reservation.facts, debits=verdict.debits)
+            self._note(admission_line(reservation.exchange_id, facts))
         else:
             plans.refused += 1
         return verdict

@@ -83,7 +83,7 @@ def servicer_of(live, limiter, redis):
         live=live,
         experience=Experience(),
         tokenizers=Tokenizers(),
-        ladder=Ladder(limiter, Workers(redis, "w"), Metrics()),
+        ladder=Ladder(limiter, Workers(redis, "w"), Metrics(), note=lambda _: None),
         metrics=Metrics(),
         proof=PROOF,
     )

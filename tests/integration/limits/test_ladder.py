@@ -28,8 +28,9 @@ from tollhouse.adapters.redis.workers import Workers
 from tollhouse.core import room
 from tollhouse.core.buckets import GRAINS
 from tollhouse.core.catalog import RedisDown
-from tollhouse.core.exchange import Release, Settlement
+from tollhouse.core.exchange import Beat, Release, Settlement
 from tollhouse.core.ids import exchange_id
+from tollhouse.core.ledger import judge, parse
 from tollhouse.core.limits import Limit, Measure, Scope
 from tollhouse.core.problems import Unavailable
 from tollhouse.core.reservation import Granted, Refused, Reservation
@@ -98,7 +99,10 @@ class Gateway:
         self.redis = redis
         self.limiter = Limiter(redis)
         self.workers = Workers(redis, name)
-        self.ladder = Ladder(self.limiter, self.workers, Metrics())
+        self.notes: list[bytes] = []
+        self.ladder = Ladder(
+            self.limiter, self.workers, Metrics(), note=self.notes.append
+        )
         self.answers: list[Answer] = []
         self._clients: list[asyncio.Task[None]] = []
         self._is_open = True
@@ -522,3 +526,21 @@ async def test_our_own_lag_opens_nothing(place):
     assert {Granted} == {type(it.verdict) for it in worker.answers}
     assert worker.answers[-1].took > BUDGET_SECONDS[RedisDown.DEGRADE] / 2
     assert [] == logs
+
+
+async def test_what_is_granted_without_redis_is_noted_first(place):
+    """Until Envoy's first line nobody else knows of it, and Envoy may die."""
+    async with gateway(place.url) as worker:
+        await worker.ask(RedisDown.DEGRADE, fresh(*ROOMY))
+        with_redis = list(worker.notes)
+        async with stopped(place):
+            await worker.ask(RedisDown.DEGRADE, fresh(*ROOMY))
+            await worker.ask(RedisDown.DENY, fresh(*ROOMY))
+
+    _, local, denied = worker.answers
+    (entry,) = [judge(parse(line)) for line in worker.notes]
+    assert ([], None) == (with_redis, denied.verdict)
+    assert isinstance(entry, Beat)
+    assert isinstance(local.verdict, Granted)
+    assert local.reservation.exchange_id == entry.exchange_id
+    assert local.verdict.debits == entry.facts.debits

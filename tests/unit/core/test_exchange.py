@@ -179,6 +179,26 @@ def test_a_late_beat_lowers_nothing():
     )
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_estimate_of_the_input_ends_where_it_was_counted(is_first):
+    """Whichever is told first, and though the estimate was larger."""
+    guess = replace(
+        BEAT,
+        usage=TokenUsage(50, 0),
+        input_source=ESTIMATE,
+        at_ms=BORN + (1 if is_first else 6000),
+    )
+    beats = [guess, BEAT] if is_first else [BEAT, guess]
+
+    stored = None
+    for beat in beats:
+        stored = advance(stored, beat, BORN + 7000).stored
+
+    last = stored.last_beat
+    assert TokenUsage(9, 4) == last.usage
+    assert BACKEND is last.input_source
+
+
 def test_a_beat_opens_what_redis_lost():
     young = replace(BEAT, at_ms=NOW - RESTORE_MS)
     old = replace(BEAT, at_ms=NOW - RESTORE_MS - 1)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests import examples
 from tollhouse.core.exchange import Beat, Release, Settlement
 from tollhouse.core.ids import exchange_id
-from tollhouse.core.ledger import judge, parse
+from tollhouse.core.ledger import admission_line, judge, parse
 from tollhouse.core.limits import Debit, Measure, Scope
 from tollhouse.core.problems import ProtocolError
 from tollhouse.core.usage import CountSource, TokenUsage, UsageKind
@@ -230,3 +230,22 @@ class TestText:
         """Nothing could be billed from it: say so instead of billing nobody."""
         with pytest.raises(ProtocolError, match="facts"):
             judged(facts=None)
+
+
+def test_what_a_worker_writes_is_a_first_beat():
+    """Without counts: what is known is the estimate, and when it began."""
+    entry = judge(parse(admission_line(ID, FACTS)))
+
+    assert (
+        Beat(
+            exchange_id=ID,
+            facts=FACTS,
+            usage=TokenUsage(input_tokens=FACTS.input_estimate),
+            input_source=ESTIMATE,
+            output_source=METER,
+            started_ms=STARTED + 2,
+            first_ms=0,
+            at_ms=STARTED + 2,
+        )
+        == entry
+    )

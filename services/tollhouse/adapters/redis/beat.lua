@@ -11,6 +11,7 @@
 -- a settled exchange is remembered for.
 -- One that was reaped while its settler was away, but runs, takes its place among the
 -- exchanges at once again; the rest SETTLE corrects.
+local ESTIMATE = 3
 local now = clock()
 local id = ARGV[1]
 local measures, numbers = read_limits(22)
@@ -28,13 +29,21 @@ elseif state ~= 'R' then
 end
 
 local old = read_counts(beaten)
-for index = 1, 4 do
-  counts[index] = math.max(counts[index], old[index] or 0)
-end
-if old[9] and old[9] > counts[9] then
-  for index = 5, 9 do
-    counts[index] = old[index]
+if old[9] then
+  -- Counts only grow, told in any order; but an estimate of the input ends where somebody
+  -- has counted it.
+  local input, cached, source = math.max(counts[1], old[1]), math.max(counts[3], old[3])
+  if (counts[5] == ESTIMATE) ~= (old[5] == ESTIMATE) then
+    local counted = counts[5] == ESTIMATE and old or counts
+    input, cached, source = counted[1], counted[3], counted[5]
   end
+  counts[2], counts[4] = math.max(counts[2], old[2]), math.max(counts[4], old[4])
+  if old[9] > counts[9] then
+    for index = 5, 9 do
+      counts[index] = old[index]
+    end
+  end
+  counts[1], counts[3], counts[5] = input, cached, source or counts[5]
 end
 local more_units = math.max(0, weigh(counts, 7) - units)
 local more_money = math.max(0, weigh(counts, 10) - money)
