@@ -18,6 +18,7 @@ from tollhouse.core.exchange import (
     Reserved,
     Settled,
     Settlement,
+    Stored,
     advance,
 )
 from tollhouse.core.ids import exchange_id
@@ -190,13 +191,14 @@ def test_an_estimate_of_the_input_ends_where_it_was_counted(is_first):
     )
     beats = [guess, BEAT] if is_first else [BEAT, guess]
 
-    stored = None
+    stored: Stored = None
     for beat in beats:
         stored = advance(stored, beat, BORN + 7000).stored
 
-    last = stored.last_beat
-    assert TokenUsage(9, 4) == last.usage
-    assert BACKEND is last.input_source
+    assert isinstance(stored, Reserved)
+    assert stored.last_beat is not None
+    assert TokenUsage(9, 4) == stored.last_beat.usage
+    assert BACKEND is stored.last_beat.input_source
 
 
 def test_a_beat_opens_what_redis_lost():
