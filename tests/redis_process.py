@@ -166,7 +166,9 @@ def _form(cluster: RedisCluster) -> None:
 def _knows(node: RedisServer, cluster: RedisCluster) -> bool:
     state: bytes = node.ask("CLUSTER", "INFO")
     known = f"cluster_known_nodes:{len(cluster.nodes)}\r\n".encode()
-    return b"cluster_state:ok" in state and known in state
+    # Slots apart: without full coverage the state is ok where some are not known yet.
+    slots = f"cluster_slots_ok:{SLOTS}\r\n".encode()
+    return b"cluster_state:ok" in state and known in state and slots in state
 
 
 def _info(node: RedisServer, section: str) -> bytes:

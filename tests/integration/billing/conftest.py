@@ -109,10 +109,11 @@ def part_processes() -> Iterator[list[Part]]:
             part.process.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_aggregator(
     tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer
 ) -> Iterator[Aggregator]:
+    """Gone with the module: it seals and ships whatever is in the run's Redis."""
     part = Aggregator(tmp_path_factory.mktemp("billing"), redis_server.url)
     yield part
     if part.process is not None:
