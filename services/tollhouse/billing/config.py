@@ -67,8 +67,9 @@ class Settings(BaseSettings):
         Format.CLOUDEVENTS, description="of their lines: cloudevents or focus"
     )
     stripe_key_file: Path | None = Field(
-        None, description="file with a restricted key: may write billing meter events and "
-        "read billing meters"
+        None,
+        description="file with a restricted key: may write billing meter events and "
+        "read billing meters",
     )
     stripe_api: StripeApi = Field(
         StripeApi.METER_EVENTS,
