@@ -20,6 +20,8 @@ COLUMNS = (
     *("in doubt", "of these lost ends", "records recognised"),
     *("events recognised", "calls failed", "drained in s", "verdict"),
 )
+_CONTROL_SEEDS = 3
+"""Tried until one notices; the reduced form in `make test` leaves nothing to chance."""
 _CONTROL_REQUESTS = 1500
 _MOST_SHOWN = 12
 
@@ -56,11 +58,8 @@ def main() -> int:
                 plan = Plan(seed, shape, (keep / f"seed-{seed}").absolute())
                 results.append(_run(plan, console, f"seed {seed}"))
         for control in _controls(options):
-            seed = options.seeds[0]
-            requests = min(options.exchanges, _CONTROL_REQUESTS)
-            folder = (keep / f"{control}-{seed}").absolute()
-            plan = Plan(seed, Shape(requests, options.rate), folder, control)
-            results.append(_run(plan, console, control))
+            first = options.seeds[0]
+            results.append(_run_control(options, console, control, first))
     except RigError as error:
         console.error(str(error))
         return 2
@@ -75,6 +74,21 @@ def _controls(options: argparse.Namespace) -> Sequence[str]:
     if options.control is not None:
         return options.control if "all" not in options.control else list(CONTROLS)
     return [] if options.no_controls else list(CONTROLS)
+
+
+def _run_control(
+    options: argparse.Namespace, console: Console, control: str, first: int
+) -> Result:
+    """Run a control, and again with other seeds: a blow has to meet its mistake."""
+    requests = min(options.exchanges, _CONTROL_REQUESTS)
+    seed = first
+    while True:
+        folder = (options.keep / f"{control}-{seed}").absolute()
+        plan = Plan(seed, Shape(requests, options.rate), folder, control)
+        result = _run(plan, console, control)
+        seed += 1
+        if result.is_as_it_should or seed == first + _CONTROL_SEEDS:
+            return result
 
 
 def _run(plan: Plan, console: Console, name: str) -> Result:
@@ -102,12 +116,13 @@ def _row(result: Result) -> str:
     seconds = result.drained_seconds
     findings = len(verdict.findings)
     word = "sound" if plan.control is None else f"noticed, {findings} findings"
+    unlike = "FAILED" if plan.control is None else "not noticed"
     cells = (
         *(plan.control or f"seed {plan.seed}", plan.aggregators, result.requests),
         *(f"{result.kills} of {result.blows}", verdict.records, verdict.exact),
         *(verdict.in_doubt, verdict.lost_ends, result.recognised),
         *(duplicates, failed, "–" if seconds is None else f"{seconds:.1f}"),
-        word if result.is_as_it_should else "FAILED",
+        word if result.is_as_it_should else unlike,
     )
     return _line(cells)
 
