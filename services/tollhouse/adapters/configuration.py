@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from tollhouse.adapters.issuer_sections import IssuerSection
 from tollhouse.adapters.sections import (
     FOLDER,
     AllowanceSection,
@@ -49,6 +50,7 @@ class Configuration(Section):
     limits: AllowanceSection = AllowanceSection()
     currency: Currency = "usd"
     engine: EngineSection = EngineSection()
+    issuers: dict[Name, IssuerSection] = Field(default_factory=dict)
 
     def catalog(self) -> Catalog:
         """The values the services work with."""
@@ -57,6 +59,7 @@ class Configuration(Section):
             plans={name: it.plan(name) for name, it in self.plans.items()},
             limits=self.limits.allowance(DEFAULT_BURST_SECONDS),
             currency=self.currency,
+            issuers={name: it.issuer_of(name) for name, it in self.issuers.items()},
         )
 
 
@@ -64,7 +67,7 @@ def load(path: Path) -> Configuration:
     """Read and check the file. Raises ConfigurationError with all faults."""
     try:
         text = _text(path)
-        content = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+        content = yaml.load(text, Loader=StrictLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -111,7 +114,7 @@ def _text(path: Path) -> str:
     return path.read_text("utf-8")
 
 
-class _StrictLoader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """SafeLoader that refuses duplicate keys: the last one must not win silently.
 
     And merges (`<<`) of merges that grow out of all proportion.
@@ -188,3 +191,19 @@ def _conflicts(configuration: Configuration) -> Iterator[str]:
                     f"{path}.{name}: can't be counted exactly with burst_seconds "
                     f"{allowance.burst_seconds:g}; use {largest:_} or less"
                 )
+    yield from _issuer_conflicts(catalog)
+
+
+def _issuer_conflicts(catalog: Catalog) -> Iterator[str]:
+    by_identifier: dict[str, str] = {}
+    for name, issuer in catalog.issuers.items():
+        path = f"issuers.{name}"
+        first = by_identifier.setdefault(issuer.identifier, name)
+        if first != name:
+            yield f"{path}.issuer: is that of issuers.{first} too; a token has one"
+        plans = frozenset() if issuer.plan is None else issuer.plan.allowed
+        for plan in sorted(plans - catalog.plans.keys()):
+            yield (
+                f"{path}.plan.allowed: there is no plan {plan}; "
+                f"known: {', '.join(catalog.plans)}"
+            )

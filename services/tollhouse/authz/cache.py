@@ -1,8 +1,9 @@
 """What was looked up lately, bounded in age, in number and in what it costs Redis.
 
-Known and unknown keys are kept apart: whoever tries keys can push out only other
-failed tries. One look-up per key is under way at a time, however many ask. While Redis
-is away, known keys go on as they were for a while; about others nothing can be said.
+Known and unknown credentials are kept apart: whoever tries keys can push out only other
+failed tries. One look-up per credential is under way at a time, however many ask. While
+Redis is away, known ones go on as they were for a while, but for those it is known of
+that they changed; about others nothing can be said.
 """
 
 import asyncio
@@ -16,15 +17,17 @@ import structlog
 
 from tollhouse.core.problems import ProtocolError, Unavailable
 
-FRESH_SECONDS = 2.0
-"""The longest a change (a new key, a revoked one) may stay unseen."""
-AHEAD_SECONDS = 1.0
-"""From this age a key in use is looked up again, before anybody has to wait for it."""
+FRESH_SECONDS = 4.0
+"""The longest a change may stay unseen that nobody told us of."""
+AHEAD_SECONDS = 3.0
+"""From this age a credential in use is looked up again, before anybody has to wait."""
 KEPT_SECONDS = 300.0
-"""The longest a known key lives on without Redis."""
+"""The longest a known credential lives on without Redis."""
 RETRY_SECONDS = 0.25
-"""After a failed look-up known keys go without one for so long: a Redis that hangs
-must not cost every request its time limit."""
+"""After a failed look-up known credentials go without one for so long: a Redis that
+hangs must not cost every request its time limit."""
+MOST_CHANGES = 50_000
+"""Names told to have changed that are remembered."""
 
 _log = structlog.get_logger()
 
@@ -35,73 +38,123 @@ V = TypeVar("V")
 class _Known(Generic[V]):
     value: V
     checked_at: float
+    names: tuple[str, ...]
+
+
+class Undecided(Exception):
+    """Raised by a look-up that can't tell, although Redis answered."""
 
 
 class _Away(Exception):
     """The look-up had no answer."""
 
 
+Find = Callable[[V | None], Awaitable[V | None]]
+"""Looks a credential up; gets the value it had, if any."""
+
+
 class Cache(Generic[V]):
-    """Values by digest. `find` gets the digest and the value it had, if any."""
+    """Values by digest.
+
+    `names_of` a value are those by which `changed` may speak of it.
+    """
 
     def __init__(
         self,
-        find: Callable[[str, V | None], Awaitable[V | None]],
+        names_of: Callable[[V], tuple[str, ...]],
         *,
         most_known: int = 20_000,
         most_unknown: int = 20_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._find = find
+        self._names_of = names_of
         self._most_known = most_known
         self._most_unknown = most_unknown
         self._clock = clock
         self._known: OrderedDict[str, _Known[V]] = OrderedDict()
-        self._unknown: OrderedDict[str, float] = OrderedDict()
+        self._unknown: OrderedDict[str, _Known[None]] = OrderedDict()
         self._under_way: dict[str, asyncio.Task[V | None]] = {}
+        self._changes: OrderedDict[str, float] = OrderedDict()
+        self._missed_at = float("-inf")
         self._failed_at = float("-inf")
         self._is_away = False
 
-    async def get(self, digest: str) -> V | None:
+    async def get(self, digest: str, name: str, find: Find[V]) -> V | None:
         """The value, None for an unknown digest.
 
-        Raises Unavailable when neither Redis nor memory can tell; then nothing may be
-        concluded about the key.
+        `name` is what `changed` would call it, were it known. Raises Unavailable when
+        neither Redis nor memory can tell; then nothing may be concluded about the
+        credential.
         """
         now = self._clock()
         known = self._known.get(digest)
         if known is None:
-            checked_at = self._unknown.get(digest)
-            if checked_at is not None and now - checked_at < FRESH_SECONDS:
+            unknown = self._unknown.get(digest)
+            if unknown is not None and self._is_fresh(unknown, now):
                 return None
         else:
             self._known.move_to_end(digest)
-            age = now - known.checked_at
             rests = now - self._failed_at < RETRY_SECONDS
-            if age < FRESH_SECONDS:
-                if age >= AHEAD_SECONDS and not rests:
-                    self._look_up(digest, known.value)
+            if self._is_fresh(known, now):
+                if now - known.checked_at >= AHEAD_SECONDS and not rests:
+                    self._look_up(digest, name, find, known.value)
                 return known.value
-            if self._is_away and age < KEPT_SECONDS:
+            if self._is_away and self._may_live_on(known, now):
                 # Nobody waits for a Redis that hangs; who comes next finds it back.
                 if not rests:
-                    self._look_up(digest, known.value)
+                    self._look_up(digest, name, find, known.value)
                 return known.value
         try:
             # Shielded: others wait for the same look-up when this client leaves.
             return await asyncio.shield(
-                self._look_up(digest, None if known is None else known.value)
+                self._look_up(
+                    digest, name, find, None if known is None else known.value
+                )
             )
         except _Away as error:
-            if known is not None and now - known.checked_at < KEPT_SECONDS:
+            if known is not None and self._may_live_on(known, now):
                 return known.value
-            raise Unavailable("the key can't be looked up") from error
+            raise Unavailable("the credential can't be looked up") from error
 
-    def _look_up(self, digest: str, value: V | None) -> "asyncio.Task[V | None]":
+    def changed(self, name: str) -> None:
+        """Take note that whatever goes by a name has changed just now."""
+        now = self._clock()
+        self._changes[name] = now
+        self._changes.move_to_end(name)
+        while self._changes:
+            oldest, at = next(iter(self._changes.items()))
+            if len(self._changes) <= MOST_CHANGES and now - at < KEPT_SECONDS:
+                break
+            del self._changes[oldest]
+            self._missed_at = max(self._missed_at, at)
+
+    def missed(self) -> None:
+        """Take note that anything may have changed until now."""
+        self._missed_at = self._clock()
+
+    def _is_fresh(self, kept: _Known[V] | _Known[None], now: float) -> bool:
+        return (
+            now - kept.checked_at < FRESH_SECONDS
+            and kept.checked_at > self._missed_at
+            and not self._has_changed(kept)
+        )
+
+    def _may_live_on(self, kept: _Known[V], now: float) -> bool:
+        return now - kept.checked_at < KEPT_SECONDS and not self._has_changed(kept)
+
+    def _has_changed(self, kept: _Known[V] | _Known[None]) -> bool:
+        changes = self._changes
+        return bool(changes) and any(
+            changes.get(name, float("-inf")) >= kept.checked_at for name in kept.names
+        )
+
+    def _look_up(
+        self, digest: str, name: str, find: Find[V], value: V | None
+    ) -> "asyncio.Task[V | None]":
         """Start a look-up, or join the one under way."""
         task = self._under_way.get(digest)
         if task is None:
-            task = asyncio.create_task(self._refresh(digest, value))
+            task = asyncio.create_task(self._refresh(digest, name, find, value))
             self._under_way[digest] = task
             task.add_done_callback(lambda it: self._finish(digest, it))
         return task
@@ -111,11 +164,13 @@ class Cache(Generic[V]):
         if not task.cancelled():
             task.exception()  # seen: whoever waits for it handles it, maybe nobody
 
-    async def _refresh(self, digest: str, value: V | None) -> V | None:
+    async def _refresh(
+        self, digest: str, name: str, find: Find[V], value: V | None
+    ) -> V | None:
         # The age counts from the question: the answer may be older than its arrival.
         asked_at = self._clock()
         try:
-            found = await self._find(digest, value)
+            found = await find(value)
         except Unavailable as error:
             self._failed_at = self._clock()
             if not self._is_away:
@@ -125,22 +180,24 @@ class Cache(Generic[V]):
         except ProtocolError as error:
             _log.error("credential.misread", reason=str(error))
             raise _Away from error
+        except Undecided as error:
+            raise _Away from error
         if self._is_away:
             self._is_away = False
             _log.info("redis.returned")
-        self._keep(digest, found, asked_at)
+        self._keep(digest, name, found, asked_at)
         return found
 
-    def _keep(self, digest: str, found: V | None, asked_at: float) -> None:
+    def _keep(self, digest: str, name: str, found: V | None, asked_at: float) -> None:
         if found is None:
             self._known.pop(digest, None)
-            self._unknown[digest] = asked_at
+            self._unknown[digest] = _Known(None, asked_at, (name,))
             self._unknown.move_to_end(digest)
             if len(self._unknown) > self._most_unknown:
                 self._unknown.popitem(last=False)
             return
         self._unknown.pop(digest, None)
-        self._known[digest] = _Known(found, asked_at)
+        self._known[digest] = _Known(found, asked_at, self._names_of(found))
         self._known.move_to_end(digest)
         if len(self._known) > self._most_known:
             self._known.popitem(last=False)

@@ -3,19 +3,22 @@
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from tollhouse.adapters.redis.settings import RedisSettings
 from tollhouse.adapters.telemetry import Level
+from tollhouse.adapters.tls import TlsSettings
 
 
-class Settings(BaseSettings):
+class Settings(RedisSettings, TlsSettings):
     """Read once, at start, from the environment."""
 
     model_config = SettingsConfigDict(env_prefix="TOLLHOUSE_", frozen=True)
 
     listen: str = Field(description="where Envoy finds us: unix:/path or host:port")
     redis_url: str = Field(
-        description="Redis of tenants and keys: unix:///path or redis://host:port/0"
+        description="Redis of tenants and keys: unix:///path, redis:// or "
+        "rediss://host:port/0"
     )
     pepper_file: Path = Field(
         description="file with the secret that key digests are made with"

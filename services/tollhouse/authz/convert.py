@@ -80,6 +80,13 @@ UNAUTHENTICATED = to_pb_denied(
         headers={"www-authenticate": "Bearer"},
     )
 )
+ELSEWHERE = to_pb_denied(
+    Problem(Kind.FORBIDDEN, "This API key may not be used from your network.")
+)
+# A path without a permission of its own: nothing of ours routes it to a backend.
+UNKNOWN = to_pb_denied(
+    Problem(Kind.FORBIDDEN, "This API key allows nothing at this URL.")
+)
 SUSPENDED = to_pb_denied(
     Problem(Kind.TENANT_SUSPENDED, "Your organisation's access is suspended.")
 )

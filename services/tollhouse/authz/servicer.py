@@ -6,16 +6,25 @@ followed; an error of ours, or none in time, is a 503 (`status_on_error`).
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import grpc
 import structlog
 
 from tollhouse.adapters.pepper import Pepper
+from tollhouse.adapters.redis.changes import key_changed, tenant_changed
 from tollhouse.adapters.redis.credentials import Credentials
 from tollhouse.authz import convert
-from tollhouse.authz.cache import Cache
+from tollhouse.authz.cache import Cache, Undecided
 from tollhouse.authz.convert import Passage
-from tollhouse.core.identity import key_of, needed
+from tollhouse.core.assertion import Assertion
+from tollhouse.core.identity import (
+    Credential,
+    bearer_of,
+    is_key,
+    key_id_of,
+    needed,
+)
 from tollhouse.core.problems import Unavailable
 from tollhouse.pb.envoy.service.auth.v3 import external_auth_pb2 as ext_authz
 
@@ -24,21 +33,33 @@ SERVICE = "envoy.service.auth.v3.Authorization"
 _log = structlog.get_logger()
 
 
+class Tokens(Protocol):
+    def may_be_token(self, bearer: str) -> bool: ...
+    async def identify(self, token: str) -> Assertion | None: ...
+
+
 class AuthorizationServicer:
     """Answers checks from memory, and from Redis where that has none."""
 
     def __init__(
         self,
         credentials: Credentials,
-        pepper: Pepper,
+        pepper: Callable[[], Pepper],
+        tokens: Tokens | None = None,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Take what it works with; `clock` gives Unix seconds, for expiry."""
+        """Take what it works with.
+
+        `pepper` gives the one of now; `clock` Unix seconds, for expiry.
+        """
         self._credentials = credentials
         self._pepper = pepper
+        self._tokens = tokens
         self._clock = clock
-        self._passages = Cache(self._find)
+        # Apart: a provider that makes tokens without end can push out no key.
+        self._of_keys = Cache(_names_of)
+        self._of_tokens = Cache(_names_of)
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register with a server.
@@ -55,6 +76,16 @@ class AuthorizationServicer:
             (grpc.method_handlers_generic_handler(SERVICE, {"Check": handler}),)
         )
 
+    def changed(self, name: str) -> None:
+        """Look again at what this message of `th:changed` names, before it passes."""
+        self._of_keys.changed(name)
+        self._of_tokens.changed(name)
+
+    def missed(self) -> None:
+        """Look again at everything: messages may have gone by."""
+        self._of_keys.missed()
+        self._of_tokens.missed()
+
     async def check(
         self,
         request: ext_authz.CheckRequest,
@@ -68,28 +99,72 @@ class AuthorizationServicer:
             await context.abort(grpc.StatusCode.INTERNAL, "not checked")
 
     async def _judge(self, request: ext_authz.CheckRequest) -> bytes:
-        http = request.attributes.request.http
-        key = key_of(http.headers.get("authorization", ""))
-        if key is None:
+        attributes = request.attributes
+        http = attributes.request.http
+        bearer = bearer_of(http.headers.get("authorization", ""))
+        if bearer is None:
             return convert.UNAUTHENTICATED
         try:
-            passage = await self._passages.get(self._pepper.digest(key))
-        except Unavailable:  # logged once by the cache
+            passage = await self._passage(bearer)
+        except Unavailable:  # logged once where it was met
             return convert.UNAVAILABLE
         if passage is None or passage.credential.is_expired(self._clock()):
             return convert.UNAUTHENTICATED
-        if passage.credential.is_suspended:
+        credential = passage.credential
+        if credential.networks and not credential.admits(
+            attributes.source.address.socket_address.address
+        ):
+            return convert.ELSEWHERE
+        if credential.is_suspended:
             return convert.SUSPENDED
         permission = needed(http.method, http.path)
-        if permission is not None and permission not in passage.permissions:
+        if permission is None:
+            return convert.UNKNOWN
+        if permission not in passage.permissions:
             return convert.FORBIDDEN[permission]
         return passage.answer
 
-    async def _find(self, digest: str, previous: Passage | None) -> Passage | None:
+    async def _passage(self, bearer: str) -> Passage | None:
+        pepper = self._pepper()
+        digest = pepper.digest(bearer)
+        if is_key(bearer):
+            return await self._of_keys.get(
+                digest,
+                key_changed(key_id_of(bearer)),
+                lambda previous: self._find_key(pepper, bearer, previous),
+            )
+        if self._tokens is not None and self._tokens.may_be_token(bearer):
+            return await self._of_tokens.get(
+                digest, "", lambda previous: self._find_token(bearer, previous)
+            )
+        return None
+
+    async def _find_key(
+        self, pepper: Pepper, key: str, previous: Passage | None
+    ) -> Passage | None:
         tenant = None if previous is None else previous.credential.principal.tenant
-        credential = await self._credentials.find(digest, tenant)
-        if credential is None:
+        found = await self._credentials.find(pepper.digests(key), tenant)
+        return _to_passage(found, previous)
+
+    async def _find_token(self, token: str, previous: Passage | None) -> Passage | None:
+        assert self._tokens is not None
+        try:
+            assertion = await self._tokens.identify(token)
+        except Unavailable as error:
+            raise Undecided from error
+        if assertion is None:
             return None
-        if previous is not None and previous.credential == credential:
-            return previous
-        return convert.to_pb_passage(credential)
+        return _to_passage(await self._credentials.of_token(assertion), previous)
+
+
+def _names_of(passage: Passage) -> tuple[str, ...]:
+    principal = passage.credential.principal
+    return key_changed(principal.key_id), tenant_changed(principal.tenant)
+
+
+def _to_passage(found: Credential | None, previous: Passage | None) -> Passage | None:
+    if found is None:
+        return None
+    if previous is not None and previous.credential == found:
+        return previous
+    return convert.to_pb_passage(found)

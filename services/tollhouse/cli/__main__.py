@@ -12,7 +12,8 @@ from collections.abc import Sequence
 COMMANDS = {
     "up": ("up", "start the whole stack on this machine"),
     "tenants": ("tenants", "create, change and list tenants"),
-    "keys": ("keys", "create, list and revoke API keys"),
+    "keys": ("keys", "create, list, rotate and revoke API keys"),
+    "audit": ("audit", "show who changed which tenant or key, and when"),
     "limits": ("limits", "show, set and simulate limits"),
     "usage": ("usage", "show token usage per tenant, model and hour"),
     "billing": (

@@ -3,16 +3,20 @@
 import argparse
 import json
 import os
+import pwd
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tollhouse.adapters.pepper import Pepper, PepperError
+from tollhouse.adapters.redis.access import RedisAccess
 from tollhouse.adapters.redis.keyring import Keyring, KeyringError
+from tollhouse.adapters.redis.records import iso
 from tollhouse.cli.console import Console
+from tollhouse.cli.redis_options import add_redis, add_state_dir, redis_of
 from tollhouse.cli.unusable import UnusableError
 from tollhouse.core.problems import Unavailable
 
@@ -23,23 +27,16 @@ EXIT_UNUSABLE = 2
 
 def add_place_options(parser: argparse.ArgumentParser) -> None:
     """Add what says which Redis is meant, and `--json`."""
-    parser.add_argument(
-        "--state-dir",
-        type=Path,
-        default=Path(".tollhouse"),
-        metavar="DIR",
-        help="state directory of the running `tollhouse up` (default: .tollhouse)",
-    )
-    parser.add_argument(
-        "--redis-url",
-        metavar="URL",
-        help="another Redis: unix:///path or redis://host:port/0",
-    )
+    add_state_dir(parser)
+    add_redis(parser, "--redis-url", "another Redis: unix:///path, redis://host:port/0")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def add_pepper_option(parser: argparse.ArgumentParser) -> None:
-    """Add the option of commands that make digests."""
+def add_pepper_option(
+    parser: argparse.ArgumentParser, *, is_needed: bool = True
+) -> None:
+    """Add the option of commands that make digests, or only look at them."""
+    parser.set_defaults(needs_pepper=is_needed)
     parser.add_argument(
         "--pepper-file",
         type=Path,
@@ -48,16 +45,16 @@ def add_pepper_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def redis_url(args: argparse.Namespace) -> str:
-    """The Redis the options mean. Raises UnusableError."""
-    return args.redis_url or local_redis(args.state_dir)
+def redis_access(args: argparse.Namespace) -> RedisAccess:
+    """The Redis the options mean. Raises UnusableError, ValueError."""
+    return redis_of(args, "--redis-url")
 
 
 @contextmanager
 def open_keyring(args: argparse.Namespace) -> Iterator[Keyring]:
     """The keyring the options mean. Raises UnusableError, PepperError."""
-    url = redis_url(args)
-    keyring = Keyring(url, _pepper(args) if "pepper_file" in args else None)
+    redis = redis_access(args)
+    keyring = Keyring(redis, _pepper(args), who=who())
     try:
         yield keyring
     finally:
@@ -79,7 +76,8 @@ def reporting(
         try:
             work(args)
         except (UnusableError, PepperError, ValueError) as error:
-            console.error(str(error))
+            for line in str(error).splitlines():
+                console.error(line)
             return EXIT_UNUSABLE
         except failed as error:
             console.error(str(error))
@@ -106,9 +104,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def when(unix: float | None) -> str | None:
     """A time as ISO 8601 in UTC, to the second."""
-    if unix is None:
-        return None
-    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return iso(unix)
 
 
 def add_command(
@@ -124,7 +120,18 @@ def add_command(
     return parser
 
 
-def _pepper(args: argparse.Namespace) -> Pepper:
+def who() -> str:
+    """Who runs this command, as it stands in the audit log."""
+    try:
+        # Not by the environment: that says what it was told.
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = str(os.getuid())
+    return f"cli:{user}@{socket.gethostname()}"
+
+
+def pepper_of(args: argparse.Namespace) -> Pepper:
+    """The pepper the options mean. Raises UnusableError, PepperError."""
     if args.pepper_file is None and args.redis_url is not None:
         raise UnusableError(
             "--redis-url needs --pepper-file: the pepper its authz uses"
@@ -132,13 +139,11 @@ def _pepper(args: argparse.Namespace) -> Pepper:
     return Pepper.read(args.pepper_file or args.state_dir / "pepper")
 
 
-def local_redis(state_dir: Path, option: str = "--redis-url") -> str:
-    """The Redis of a running `tollhouse up`. Raises UnusableError without one."""
-    # Resolved: the link leads to a path short enough for a socket.
-    path = (state_dir / "run").resolve() / "redis.sock"
-    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for other users
-        raise UnusableError(
-            f"no gateway runs on {state_dir}: start one with `tollhouse up`, name its "
-            f"--state-dir, be the user who runs it, or give {option}"
-        )
-    return f"unix://{path}"
+def _pepper(args: argparse.Namespace) -> Pepper | None:
+    """The pepper, None for commands that make no digests. Raises as `pepper_of`."""
+    if "pepper_file" not in args:
+        return None
+    if not args.needs_pepper and args.pepper_file is None:
+        at_hand = args.redis_url is None and (args.state_dir / "pepper").exists()
+        return pepper_of(args) if at_hand else None
+    return pepper_of(args)

@@ -1,20 +1,17 @@
 """`tollhouse keys`: what tenants call with."""
 
 import argparse
-import re
 import sys
 import time
-from datetime import UTC, datetime
 
-from tollhouse.adapters.redis.records import ApiKey
-from tollhouse.cli import keyring
+from tollhouse.adapters.redis.new_keys import DEFAULT_GRACE_SECONDS
+from tollhouse.adapters.redis.records import ApiKey, public_key
+from tollhouse.cli import key_files, keyring
 from tollhouse.cli.console import Console
+from tollhouse.cli.moments import parse_duration, parse_expiry
+from tollhouse.cli.overrides import describe
 from tollhouse.cli.tenants import warn_of_unknown_plan
 from tollhouse.core.identity import DEFAULT_SCOPES, Permission, check_scopes
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_DURATION = re.compile(r"([0-9]{1,9})([smhdw])")
-_LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()  # no later one can be shown
 
 _CREATE = f"""\
 Create an API key for a tenant. Standard output is the key and nothing else; it is shown
@@ -29,14 +26,35 @@ need chat:write, completions:write and models:read; the others open nothing yet.
 examples:
   tollhouse keys create --tenant acme
   tollhouse keys create --tenant acme --expires 30d --label ci \\
-      --scope chat:write=tiny-* --scope models:read
+      --scope chat:write=tiny-* --scope models:read --network 203.0.113.0/24
   OPENAI_API_KEY=$(tollhouse keys create --tenant acme)
 """
 _LIST = """\
 List keys by tenant, revoked and expired ones too. The keys themselves are not known.
 
-example:
+examples:
   tollhouse keys list --tenant acme
+  tollhouse keys list --state active --label ci
+  tollhouse keys list --pepper v1         which keep an old pepper from being removed
+"""
+_SHOW = """\
+Show a key: what it allows, until when, and what took its place.
+
+example:
+  tollhouse keys show k3v9q0z7m2xp
+"""
+_ROTATE = """\
+Make a key that takes another's place: of the same tenant, with the same scopes, plan,
+networks, labels, limits and end. Both work until the grace is over, then only the new
+one. Standard output is the new key and nothing else; it is shown this once.
+
+A key that was rotated is refused, so that a script that runs twice makes one key;
+--again makes another one all the same, when the first was lost.
+
+examples:
+  tollhouse keys rotate k3v9q0z7m2xp
+  tollhouse keys rotate k3v9q0z7m2xp --grace 7d --expires 90d
+  tollhouse keys rotate k3v9q0z7m2xp --grace 0s          the old one leaked
 """
 _REVOKE = """\
 End a key for good. Within two seconds every worker refuses it; running responses end
@@ -45,6 +63,7 @@ normally. Revoking it again changes nothing.
 example:
   tollhouse keys revoke k3v9q0z7m2xp        the part between the key's underscores
 """
+_EXPIRES = "90m, 12h, 30d, 8w from now, or a date: 2030-01-31, 2030-01-31T12:00Z"
 
 
 def add_parser(
@@ -53,7 +72,7 @@ def add_parser(
     """Add the command."""
     parser = subparsers.add_parser(
         "keys",
-        help="create, list and revoke API keys",
+        help="create, list, rotate and revoke API keys",
         description="A key is what a tenant's clients call with."
         " `tollhouse keys COMMAND --help` explains a command.",
     )
@@ -70,12 +89,21 @@ def add_parser(
         help=f"what it may do; repeatable (default: {DEFAULT_SCOPES})",
     )
     create.add_argument("--plan", help="limits of its own (default: the tenant's plan)")
+    create.add_argument("--expires", metavar="WHEN", help=_EXPIRES)
     create.add_argument(
-        "--expires",
-        metavar="WHEN",
-        help="90m, 12h, 30d, 8w from now, or a date: 2030-01-31, 2030-01-31T12:00Z",
+        "--network",
+        action="append",
+        default=[],
+        metavar="CIDR",
+        help="where it may be used from; repeatable (default: anywhere)",
     )
-    create.add_argument("--label", default="", help="a note to tell keys apart by")
+    create.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a note to tell keys apart by; repeatable",
+    )
     keyring.add_place_options(create)
     keyring.add_pepper_option(create)
     create.set_defaults(run=keyring.reporting(_create))
@@ -84,8 +112,39 @@ def add_parser(
         commands, "list", summary="list keys", description=_LIST
     )
     list_.add_argument("--tenant", metavar="NAME", help="only this tenant's")
+    list_.add_argument("--label", metavar="TEXT", help="only those with this label")
+    list_.add_argument(
+        "--state", choices=("active", "expired", "revoked"), help="only those"
+    )
+    list_.add_argument(
+        "--pepper", metavar="VERSION", help="only those with digests by this pepper"
+    )
     keyring.add_place_options(list_)
     list_.set_defaults(run=keyring.reporting(_list))
+
+    show = keyring.add_command(
+        commands, "show", summary="show a key", description=_SHOW
+    )
+    show.add_argument("key_id", metavar="KEY_ID", help="12 of [a-z0-9]")
+    keyring.add_place_options(show)
+    show.set_defaults(run=keyring.reporting(_show))
+
+    rotate = keyring.add_command(
+        commands, "rotate", summary="replace a key", description=_ROTATE
+    )
+    rotate.add_argument("key_id", metavar="KEY_ID", help="12 of [a-z0-9]")
+    rotate.add_argument(
+        "--grace",
+        metavar="TIME",
+        help="how long the old one still works; 0s: not at all (default: 24h)",
+    )
+    rotate.add_argument("--expires", metavar="WHEN", help=f"of the new one: {_EXPIRES}")
+    rotate.add_argument(
+        "--again", action="store_true", help="although it was rotated before"
+    )
+    keyring.add_place_options(rotate)
+    keyring.add_pepper_option(rotate)
+    rotate.set_defaults(run=keyring.reporting(_rotate))
 
     revoke = keyring.add_command(
         commands, "revoke", summary="end a key", description=_REVOKE
@@ -94,29 +153,7 @@ def add_parser(
     keyring.add_place_options(revoke)
     revoke.set_defaults(run=keyring.reporting(_revoke))
 
-
-def parse_expiry(text: str, now: float) -> float:
-    """Unix seconds of a duration from `now` or of a date. Raises ValueError."""
-    duration = _DURATION.fullmatch(text)
-    if duration:
-        expires_at = now + int(duration[1]) * _SECONDS[duration[2]]
-    else:
-        expires_at = _parse_date(text)
-    if expires_at > _LATEST:
-        raise ValueError(f"--expires {text!r}: the latest is 9999-12-31")
-    return expires_at
-
-
-def _parse_date(text: str) -> float:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(
-            f"--expires {text!r}: write 30d, 12h or a date such as 2030-01-31"
-        ) from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return moment.timestamp()
+    key_files.add_parsers(commands)
 
 
 def _create(args: argparse.Namespace) -> None:
@@ -128,7 +165,8 @@ def _create(args: argparse.Namespace) -> None:
             scopes=scopes,
             plan=args.plan,
             expires_at=expires_at,
-            label=args.label,
+            networks=args.network,
+            labels=args.label,
         )
     if args.plan is not None:
         warn_of_unknown_plan(args.plan)
@@ -144,13 +182,15 @@ def _create(args: argparse.Namespace) -> None:
 
 def _list(args: argparse.Namespace) -> None:
     with keyring.open_keyring(args) as ring:
-        keys = ring.keys(args.tenant)
+        keys = ring.keys(
+            args.tenant, label=args.label, state=args.state, pepper=args.pepper
+        )
     if args.json:
         keyring.print_json({"keys": [_to_json(key) for key in keys]})
         return
     now = time.time()
     keyring.print_table(
-        ("KEY ID", "TENANT", "STATE", "PLAN", "EXPIRES", "LABEL", "SCOPES"),
+        ("KEY ID", "TENANT", "STATE", "PLAN", "EXPIRES", "LABELS", "SCOPES"),
         [
             (
                 key.key_id,
@@ -158,12 +198,63 @@ def _list(args: argparse.Namespace) -> None:
                 key.state(now),
                 key.plan or "-",
                 keyring.when(key.expires_at) or "-",
-                key.label or "-",
+                ", ".join(key.labels) or "-",
                 key.scopes,
             )
             for key in keys
         ],
     )
+
+
+def _show(args: argparse.Namespace) -> None:
+    with keyring.open_keyring(args) as ring:
+        key = ring.key(args.key_id)
+        tenant = ring.tenant(key.tenant)
+    if args.json:
+        keyring.print_json({**_to_json(key), "tenant_state": tenant.state})
+        return
+    rows = {
+        "key": key.key_id,
+        "tenant": f"{key.tenant} ({tenant.state})",
+        "state": key.state(time.time()),
+        "plan": key.plan or f"{tenant.plan} (the tenant's)",
+        "scopes": key.scopes,
+        "networks": key.networks or "anywhere",
+        "labels": ", ".join(key.labels) or "-",
+        "limits": describe(key.override) or "as planned",
+        "created": keyring.when(key.created_at),
+        "expires": keyring.when(key.expires_at) or "never",
+        "revoked": keyring.when(key.revoked_at),
+        "replaces": key.rotated_from,
+        "replaced by": key.rotated_to,
+        "imported from": key.source,
+        "pepper": key.pepper,
+    }
+    for name, value in rows.items():
+        if value:
+            Console().line(f"{name:<14} {value}")
+
+
+def _rotate(args: argparse.Namespace) -> None:
+    now = time.time()
+    grace = DEFAULT_GRACE_SECONDS
+    if args.grace is not None:
+        grace = parse_duration(args.grace, "--grace")
+    expires_at = parse_expiry(args.expires, now) if args.expires else None
+    with keyring.open_keyring(args) as ring:
+        made = ring.rotate(
+            args.key_id, grace_seconds=grace, expires_at=expires_at, again=args.again
+        )
+    if args.json:
+        shown = {**_to_json(made.new), "key": made.key, "old": _to_json(made.old)}
+        keyring.print_json(shown)
+        return
+    Console(sys.stderr).line(
+        f"key {made.new.key_id} of tenant {made.new.tenant} takes the place of "
+        f"{made.old.key_id}, which ends at {keyring.when(made.old.expires_at)};\n"
+        "this is the only time it is shown:"
+    )
+    Console().line(made.key)
 
 
 def _revoke(args: argparse.Namespace) -> None:
@@ -177,14 +268,4 @@ def _revoke(args: argparse.Namespace) -> None:
 
 
 def _to_json(key: ApiKey) -> dict[str, object]:
-    return {
-        "key_id": key.key_id,
-        "tenant": key.tenant,
-        "state": key.state(time.time()),
-        "plan": key.plan,
-        "scopes": key.scopes.split(),
-        "label": key.label,
-        "created_at": keyring.when(key.created_at),
-        "expires_at": keyring.when(key.expires_at),
-        "revoked_at": keyring.when(key.revoked_at),
-    }
+    return {**public_key(key), "state": key.state(time.time())}

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Iterator
 
 from tollhouse.adapters.configuration import ConfigurationError, load
-from tollhouse.adapters.redis.records import ApiKey, Tenant
+from tollhouse.adapters.redis.records import ApiKey, Tenant, public_limits
 from tollhouse.cli import keyring, limits_show, limits_simulate
 from tollhouse.cli.console import Console
-from tollhouse.cli.overrides import add_options, change_of, describe, to_json
+from tollhouse.cli.overrides import add_options, change_of, describe
 from tollhouse.cli.places import default_config
 from tollhouse.core.catalog import MODEL_NAME
 from tollhouse.core.entitlement import AS_PLANNED, Override
@@ -185,5 +185,5 @@ def _to_json(entry: _Entry) -> dict[str, object]:
         "tenant": tenant,
         "key_id": key_id,
         "model": model,
-        "limits": to_json(override),
+        "limits": public_limits(override),
     }

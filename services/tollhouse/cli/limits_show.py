@@ -101,7 +101,7 @@ def _show(args: argparse.Namespace) -> None:
     # By key: tenants of different priority share one capacity.
     found: dict[str, tuple[Owned, Limit]] = {}
     unplanned: dict[str, None] = {}
-    with closing(Levels(keyring.redis_url(args))) as levels:
+    with closing(Levels(keyring.redis_access(args))) as levels:
         now_ms = levels.now_ms()
         for principal in _principals(owners):
             try:

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from tollhouse.adapters.redis.records import public_limits
 from tollhouse.core.entitlement import Amount, Override
 from tollhouse.core.limits import (
     LONGEST_BURST_SECONDS,
@@ -120,33 +121,14 @@ def change_of(args: argparse.Namespace) -> Callable[[Override], Override]:
     return lambda old: msgspec.structs.replace(old, **changes)
 
 
-def to_json(override: Override) -> dict[str, object]:
-    """What differs from the plan, in the words of the options; money as text."""
-    return {
-        field: _to_json(field, value)
-        for field, value in msgspec.structs.asdict(override).items()
-        if value is not None
-    }
-
-
 def describe(override: Override) -> str:
     """The same in one line."""
     words = {True: "on", False: "off"}
     parts = []
-    for field, value in to_json(override).items():
+    for field, value in public_limits(override).items():
         shown = words[value] if isinstance(value, bool) else value
         parts.append(f"{field}={shown}")
     return " ".join(parts)
-
-
-def _to_json(field: str, value: float | bool | str) -> object:  # noqa: FBT001
-    if value == "unlimited":
-        return NONE
-    if _FIELDS[field][0] is parse_money:
-        # Every digit there is, two at least: 0.0001, 12.50.
-        whole, _, places = f"{Decimal(value) / MONEY:f}".partition(".")
-        return f"{whole}.{places:0<2}"
-    return value
 
 
 def _option(field: str) -> str:

@@ -7,12 +7,22 @@ A scope is `operation:action`, or `operation:action=pattern` for some models onl
 a pattern `*` stands for any run of characters, none included; everything else stands
 for itself: `chat:write=tiny-*` covers `tiny-chat` and `tiny-`, not `my-tiny-chat`.
 There is no other wildcard and no way to exclude a model. Scopes only ever add.
+
+A credential may be bound to networks: then it opens nothing from elsewhere.
 """
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from typing import Final
 
 KEY_ID_LENGTH: Final = 12
@@ -90,20 +100,36 @@ class Principal:
     overrides: str = ""
 
 
+Network = IPv4Network | IPv6Network
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A key that exists and is not revoked, as it was when it was looked up.
+    """A key or token that is good, as it was when it was looked up.
 
-    `expires_at` is Unix seconds, None for never.
+    `expires_at` is Unix seconds, None for never. `networks` are where it may be used
+    from, none of them meaning anywhere.
     """
 
     principal: Principal
     expires_at: float | None
     is_suspended: bool
+    networks: tuple[Network, ...] = ()
 
     def is_expired(self, now: float) -> bool:
         """Whether the key is no longer good; `now` is Unix seconds."""
         return self.expires_at is not None and now >= self.expires_at
+
+    def admits(self, address: str) -> bool:
+        """Whether it may be used by a peer of this address.
+
+        An IPv6 address that stands for an IPv4 one (RFC 4291 §2.5.5.2) counts as that.
+        What is no address (a Unix socket's path) is in no network.
+        """
+        if not self.networks:
+            return True
+        peer = _parse_address(address)
+        return peer is not None and any(peer in network for network in self.networks)
 
 
 def needed(method: str, path: str) -> Permission | None:
@@ -151,16 +177,42 @@ def check_scopes(scopes: Iterable[str]) -> str:
     return " ".join(dict.fromkeys(str(scope) for scope in parsed))
 
 
-def key_of(authorization: str) -> str | None:
-    """The API key in an Authorization header's value, None if there is none.
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Read space-separated networks. Raises ValueError naming the one that is wrong."""
+    return tuple(_parse_network(part) for part in text.split())
 
-    Never takes one of several, never trims: what is not exactly `Bearer <key>` is no
-    key.
+
+def check_networks(networks: Iterable[str]) -> str:
+    """Join networks for a new key, each in its shortest form.
+
+    Raises ValueError for one that can't be meant: bits of a host behind the prefix, or
+    a network of everybody, which is what a key without networks has.
+    """
+    parsed = [_parse_network(part) for text in networks for part in text.split()]
+    for network in parsed:
+        if not network.prefixlen:
+            raise ValueError(f"network {network} is everybody: leave it out")
+    return " ".join(dict.fromkeys(map(str, parsed)))
+
+
+def bearer_of(authorization: str) -> str | None:
+    """The bearer credential in an Authorization header's value, None if there is none.
+
+    Never takes one of several, never trims: what is not exactly `Bearer <credential>`
+    is none.
     """
     bearer = _BEARER.fullmatch(authorization)
-    if bearer is None or _KEY.fullmatch(bearer[1]) is None:
-        return None
-    return bearer[1]
+    return None if bearer is None else bearer[1]
+
+
+def is_key(bearer: str) -> bool:
+    """Whether a bearer credential has the form of an API key."""
+    return _KEY.fullmatch(bearer) is not None
+
+
+def key_id_of(key: str) -> str:
+    """The public part of what `is_key`."""
+    return key[3 : 3 + KEY_ID_LENGTH]
 
 
 def check_key_id(text: str) -> str:
@@ -179,6 +231,31 @@ def check_tenant(name: str) -> str:
             f"tenant name {name!r}: use 1 to 64 of a-z, 0-9 and -, not - first"
         )
     return name
+
+
+def _parse_network(text: str) -> Network:
+    try:
+        return ip_network(text)
+    except ValueError:
+        pass
+    try:
+        loose = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(
+            f"network {text!r}: write an address or a prefix, as 203.0.113.7, "
+            "203.0.113.0/24 or 2001:db8::/32"
+        ) from None
+    raise ValueError(f"network {text!r} has bits behind its prefix: write {loose}")
+
+
+def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
 
 
 def _parse_scope(text: str) -> Scope:

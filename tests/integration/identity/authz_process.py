@@ -29,11 +29,13 @@ class Authz:
         authorization: str | None,
         path: str = CHAT,
         method: str = "POST",
+        address: str = "127.0.0.1",
     ) -> bytes:
         """Ask; the answer as it came over the wire."""
         request = ext_authz.CheckRequest()
         http = request.attributes.request.http
         http.method, http.path = method, path
+        request.attributes.source.address.socket_address.address = address
         if authorization is not None:
             http.headers["authorization"] = authorization
         ask: grpc.UnaryUnaryMultiCallable[ext_authz.CheckRequest, bytes]
@@ -49,9 +51,17 @@ class Authz:
         answer = self.raw(f"Bearer {key}", path, method)
         return ext_authz.CheckResponse.FromString(answer)
 
-    def status(self, key: str, path: str = CHAT, method: str = "POST") -> int:
+    def status(
+        self,
+        key: str,
+        path: str = CHAT,
+        method: str = "POST",
+        address: str = "127.0.0.1",
+    ) -> int:
         """The HTTP status a client would get from us; 200 for none."""
-        answer = self.check(key, path, method)
+        answer = ext_authz.CheckResponse.FromString(
+            self.raw(f"Bearer {key}", path, method, address)
+        )
         if answer.WhichOneof("http_response") == "ok_response":
             return 200
         return int(answer.denied_response.status.code)

@@ -18,6 +18,7 @@ from tests.integration.identity.authz_process import (
 from tests.redis_process import running_redis
 from tollhouse.adapters.pepper import Pepper
 from tollhouse.adapters.redis.keyring import Keyring
+from tollhouse.authz.cache import FRESH_SECONDS
 from tollhouse.core.entitlement import AS_PLANNED, Override
 from tollhouse.pb.envoy.service.auth.v3 import external_auth_pb2 as ext_authz
 
@@ -99,9 +100,11 @@ def test_plan_of_the_key(authz: Authz, keyring: Keyring):
         ("models:read", "GET /v1/models", 200),
         ("chat:write=tiny-*", "POST /v1/chat/completions", 200),
         ("usage:read models:read", "POST /v1/chat/completions", 403),
-        # No route leads to a backend from there: Envoy says 404 or 405.
-        ("models:read", "POST /v1/models", 200),
-        ("models:read", "GET /nowhere", 200),
+        # What needs no permission we know of is nobody's, whoever added a route for it.
+        ("models:read", "POST /v1/models", 403),
+        ("models:read", "GET /nowhere", 403),
+        ("chat:write", "POST /v1/chat/completions/", 403),
+        ("chat:write", "POST /V1/chat/completions", 403),
     ],
 )
 def test_operations(authz: Authz, keyring: Keyring, scopes, request_line, status):
@@ -200,7 +203,7 @@ def test_overrides(authz: Authz, keyring: Keyring):
 
 
 def test_created_after_a_try(authz: Authz, redis_url, keyring: Keyring):
-    """A key that was unknown a moment ago works within two seconds."""
+    """A key that was unknown works within five seconds, though nobody told of it."""
     key, record = keyring.create_key("acme")
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         name = f"th:key:{client.get(f'th:keyid:{record.key_id}')}"
@@ -208,21 +211,21 @@ def test_created_after_a_try(authz: Authz, redis_url, keyring: Keyring):
         assert authz.status(key) == 401
         client.rename("aside", name)
 
-    eventually(200, lambda: authz.status(key), within=2.3)
+    eventually(200, lambda: authz.status(key), within=5)
 
 
 def test_suspended(authz: Authz, redis_url, keyring: Keyring):
-    """A suspended tenant's keys are good, and forbidden, within two seconds."""
+    """A suspended tenant's keys are good, and forbidden; whoever did it, within 5 s."""
     key, _ = keyring.create_key("acme")
     assert authz.status(key) == 200
     with redis.Redis.from_url(redis_url) as client:
         client.hset("th:tenant:acme", "state", "suspended")
-        eventually(403, lambda: authz.status(key), within=2.3)
+        eventually(403, lambda: authz.status(key), within=5)
         error = json.loads(authz.check(key).denied_response.body)["error"]
         assert error["code"] == "tenant_suspended"
         client.delete("th:tenant:acme")
 
-    eventually(401, lambda: authz.status(key), within=2.3)
+    eventually(401, lambda: authz.status(key), within=5)
 
 
 def test_expires_while_remembered(authz: Authz, keyring: Keyring):
@@ -236,7 +239,7 @@ def test_expires_while_remembered(authz: Authz, keyring: Keyring):
 
 
 def test_unknown_keys_cost_little(authz: Authz, redis_url):
-    """One look-up per unknown key and two seconds, however often it is tried."""
+    """One look-up per unknown key and four seconds, however often it is tried."""
     with redis.Redis.from_url(redis_url) as client:
         before = client.info("commandstats").get("cmdstat_hmget", {}).get("calls", 0)
         for _ in range(200):
@@ -259,7 +262,7 @@ def test_redis_gone(folder: Path, pepper: Path, tmp_path: Path):
             assert authz.status(known) == 200
             server.process.kill()
             server.process.wait()
-            time.sleep(2.2)  # older than what is fresh
+            time.sleep(FRESH_SECONDS + 0.2)  # older than what is fresh
             begin = time.monotonic()
             for _ in range(50):
                 assert authz.status(known) == 200
@@ -291,7 +294,7 @@ def test_redis_hangs(pepper: Path, tmp_path: Path):
         with running_authz(tmp_path / "a", server.url, pepper) as authz:
             assert authz.status(known) == 200
             server.process.send_signal(signal.SIGSTOP)
-            time.sleep(2.1)
+            time.sleep(FRESH_SECONDS + 0.1)
             slow = 0
             for _ in range(50):
                 begin = time.monotonic()
@@ -321,7 +324,7 @@ def test_secrets_stay(pepper: Path, tmp_path: Path):
     with running_redis(tmp_path, appendonly="yes") as server:
         ring = Keyring(server.url, Pepper.read(pepper))
         ring.create_tenant("acme", "demo")
-        key, record = ring.create_key("acme", label="canary")
+        key, record = ring.create_key("acme", labels=["canary"])
         (tmp_path / "a").mkdir()
         with running_authz(tmp_path / "a", server.url, pepper) as authz:
             assert authz.status(key) == 200

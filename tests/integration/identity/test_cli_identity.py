@@ -10,9 +10,9 @@ import pytest
 import redis
 
 from tollhouse.adapters.redis.keyring import Keyring, KeyringError
-from tollhouse.cli.keys import parse_expiry
+from tollhouse.cli.moments import parse_expiry
 from tollhouse.core.entitlement import Override, Overrides
-from tollhouse.core.identity import DEFAULT_SCOPES, key_of
+from tollhouse.core.identity import DEFAULT_SCOPES, bearer_of, is_key
 from tollhouse.core.problems import Unavailable
 
 
@@ -24,7 +24,8 @@ def test_story(tollhouse, keyring: Keyring):
         "",
     )
     status, key, explained = tollhouse("keys", "create", "--tenant", "acme")
-    assert key_of(f"Bearer {key.strip()}")  # stdout is the key and nothing else
+    # Standard output is the key and nothing else.
+    assert is_key(bearer_of(f"Bearer {key.strip()}") or "")
     key_id = key.split("_")[1]
     assert status == 0
     assert "the only time it is shown" in explained
@@ -66,7 +67,7 @@ def test_json(tollhouse):
     assert err == ""
     assert listed == made
     assert made["scopes"] == ["chat:write=tiny-*", "models:read"]
-    assert (made["label"], made["plan"], made["state"]) == ("ci", "demo", "active")
+    assert (made["labels"], made["plan"], made["state"]) == (["ci"], "demo", "active")
     assert made["expires_at"].endswith("Z")
     assert key not in out
     _, out, _ = tollhouse("keys", "revoke", made["key_id"], "--json")
@@ -179,7 +180,7 @@ def test_refused(tollhouse, keyring: Keyring, arguments: str, status: int, reaso
     [
         (["--state-dir", "/nowhere"], 2, "no gateway runs on /nowhere"),
         (["--redis-url", "unix:///nowhere"], 2, "needs --pepper-file"),
-        (["--redis-url", "http://x", "--pepper-file", "PEPPER"], 2, "Redis URL must"),
+        (["--redis-url", "http://x", "--pepper-file", "PEPPER"], 2, "Redis URL starts"),
         (["--redis-url", "redis://:a@x", "--pepper-file", "PEPPER"], 2, "password"),
         (
             ["--redis-url", "unix:///nowhere", "--pepper-file", "PEPPER"],
@@ -279,6 +280,7 @@ def test_created_at_once(redis_url, keyring: Keyring):
             "th:keys:acme",
             f"th:keyid:{record.key_id}",
             f"th:key:{digest}",
+            "th:audit",
         }
         assert key not in str(client.hgetall(f"th:key:{digest}"))
 

@@ -2,6 +2,7 @@
 
 import io
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
@@ -20,7 +21,7 @@ from tollhouse.core.identity import Credential, Principal, parse_scopes
 from tollhouse.core.problems import ProtocolError, Unavailable
 from tollhouse.pb.envoy.service.auth.v3 import external_auth_pb2 as ext_authz
 
-PEPPER = Pepper(b"p" * 32)
+PEPPER = Pepper({"v1": b"p" * 32})
 NOBODY = f"th_{'nobody' * 2}_{'aB3' * 14}x"
 
 
@@ -49,7 +50,7 @@ async def client(redis_url: str):
 async def test_find(keyring: Keyring, client: Redis):
     """Plan of the tenant, scopes and expiry of the key; hint or not, the same."""
     key, record = keyring.create_key(
-        "acme", scopes="chat:write=tiny-*", expires_at=4e9, label="ci"
+        "acme", scopes="chat:write=tiny-*", expires_at=4e9, labels=["ci"]
     )
     expected = Credential(
         Principal("acme", record.key_id, "demo", parse_scopes("chat:write=tiny-*")),
@@ -58,9 +59,9 @@ async def test_find(keyring: Keyring, client: Redis):
     )
     find = Credentials(client).find
 
-    assert await find(PEPPER.digest(key)) == expected
-    assert await find(PEPPER.digest(key), "acme") == expected
-    assert await find(PEPPER.digest(key), "other") == expected
+    assert await find(PEPPER.digests(key)) == expected
+    assert await find(PEPPER.digests(key), "acme") == expected
+    assert await find(PEPPER.digests(key), "other") == expected
 
 
 async def test_overrides(keyring: Keyring, client: Redis):
@@ -74,7 +75,7 @@ async def test_overrides(keyring: Keyring, client: Redis):
     find = Credentials(client).find
 
     for hint in (None, "acme", "other"):
-        found = await find(PEPPER.digest(key), hint)
+        found = await find(PEPPER.digests(key), hint)
         assert found is not None
         assert decode_overrides(found.principal.overrides) == Overrides(
             key=Override(concurrent=1),
@@ -82,7 +83,7 @@ async def test_overrides(keyring: Keyring, client: Redis):
             models={"m": Override(shadow=True)},
             zone="Europe/Berlin",
         )
-        without = await find(PEPPER.digest(plain), hint)
+        without = await find(PEPPER.digests(plain), hint)
         assert without is not None
         assert without.principal.overrides == ""
 
@@ -96,7 +97,7 @@ async def test_find_nothing(keyring: Keyring, client: Redis, raw):
     raw.delete("th:tenant:other")
 
     assert [
-        await find(PEPPER.digest(key), hint)
+        await find(PEPPER.digests(key), hint)
         for key in (NOBODY, revoked, orphan)
         for hint in (None, "acme", "other")
     ] == [None] * 9
@@ -106,7 +107,7 @@ async def test_suspended(keyring: Keyring, client: Redis, raw):
     """Any state but active is suspended: a new word must not open a door."""
     key, _ = keyring.create_key("acme")
     raw.hset("th:tenant:acme", "state", "paused")
-    found = await Credentials(client).find(PEPPER.digest(key))
+    found = await Credentials(client).find(PEPPER.digests(key))
 
     assert found is not None
     assert found.is_suspended
@@ -116,7 +117,7 @@ async def test_newer_scopes(keyring: Keyring, client: Redis, raw):
     """Permissions of a later release are kept and do no harm."""
     key, _ = keyring.create_key("acme")
     raw.hset(f"th:key:{PEPPER.digest(key)}", "scopes", "tune:write chat:write")
-    found = await Credentials(client).find(PEPPER.digest(key))
+    found = await Credentials(client).find(PEPPER.digests(key))
 
     assert found is not None
     assert found.principal.scopes == parse_scopes("tune:write chat:write")
@@ -137,7 +138,7 @@ async def test_misread(keyring: Keyring, client: Redis, raw, field, value):
     raw.hset(f"th:key:{PEPPER.digest(key)}", field, value)
 
     with pytest.raises(ProtocolError, match=record.key_id):
-        await Credentials(client).find(PEPPER.digest(key))
+        await Credentials(client).find(PEPPER.digests(key))
 
 
 @pytest.mark.parametrize("limits", ['{"tenants":{}}', '{"zone":"Mars/Olympus"}'])
@@ -147,7 +148,7 @@ async def test_misread_tenant(keyring: Keyring, client: Redis, raw, limits):
     raw.hset("th:tenant:acme", "limits", limits)
 
     with pytest.raises(ProtocolError, match=record.key_id):
-        await Credentials(client).find(PEPPER.digest(key))
+        await Credentials(client).find(PEPPER.digests(key))
 
 
 async def test_refused(client: Redis, raw):
@@ -155,7 +156,7 @@ async def test_refused(client: Redis, raw):
     raw.set(f"th:key:{PEPPER.digest(NOBODY)}", "no hash")
 
     with pytest.raises(Unavailable):
-        await Credentials(client).find(PEPPER.digest(NOBODY))
+        await Credentials(client).find(PEPPER.digests(NOBODY))
 
 
 class Fixed(Credentials):
@@ -164,7 +165,9 @@ class Fixed(Credentials):
     def __init__(self, credential: Credential) -> None:
         self.credential = credential
 
-    async def find(self, digest: str, tenant: str | None = None) -> Credential | None:
+    async def find(
+        self, digests: Sequence[str], tenant: str | None = None
+    ) -> Credential | None:
         return self.credential
 
 
@@ -174,8 +177,10 @@ class Broken(Credentials):
     def __init__(self) -> None:
         pass
 
-    async def find(self, digest: str, tenant: str | None = None) -> Credential | None:
-        raise KeyError(digest, tenant, NOBODY)
+    async def find(
+        self, digests: Sequence[str], tenant: str | None = None
+    ) -> Credential | None:
+        raise KeyError(digests, tenant, NOBODY)
 
 
 async def ask(servicer: AuthorizationServicer, folder: Path, key: str) -> bytes:
@@ -185,7 +190,9 @@ async def ask(servicer: AuthorizationServicer, folder: Path, key: str) -> bytes:
     server.add_insecure_port(f"unix:{folder}/s")
     await server.start()
     request = ext_authz.CheckRequest()
-    request.attributes.request.http.headers["authorization"] = f"Bearer {key}"
+    http = request.attributes.request.http
+    http.method, http.path = "POST", "/v1/chat/completions"
+    http.headers["authorization"] = f"Bearer {key}"
     try:
         async with grpc.aio.insecure_channel(f"unix:{folder}/s") as channel:
             check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
@@ -212,7 +219,7 @@ def logged():
 async def test_bug(tmp_path: Path, logged: io.StringIO):
     """A bug of ours is an error to Envoy (a 503), never a pass; it is logged clean."""
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await ask(AuthorizationServicer(Broken(), PEPPER), tmp_path, NOBODY)
+        await ask(AuthorizationServicer(Broken(), lambda: PEPPER), tmp_path, NOBODY)
 
     assert raised.value.code() == grpc.StatusCode.INTERNAL
     assert '"event":"check.failed"' in logged.getvalue()
@@ -227,7 +234,7 @@ async def test_servicer(expires_at, is_suspended, status, tmp_path: Path):
     """Pass, suspended; an expired key is told nothing about its tenant."""
     principal = Principal("acme", "nobodynobody", "demo", parse_scopes("chat:write"))
     credential = Credential(principal, expires_at, is_suspended)
-    servicer = AuthorizationServicer(Fixed(credential), PEPPER)
+    servicer = AuthorizationServicer(Fixed(credential), lambda: PEPPER)
     answer = ext_authz.CheckResponse.FromString(await ask(servicer, tmp_path, NOBODY))
 
     assert int(answer.denied_response.status.code) == status

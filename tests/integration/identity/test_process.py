@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -206,17 +205,6 @@ def test_served_socket(child, listen) -> None:
     assert status == 2
     assert "another process serves it" in err
     assert health(listen) == SERVING
-
-
-def test_port_in_use(child) -> None:
-    """One clear line for a port that is taken."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        status, _, err = child("run", f"127.0.0.1:{taken.getsockname()[1]}").end()
-
-    assert status == 2
-    assert "the port is in use" in err
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def ring(redis_url):
-    keyring = Keyring(redis_url, Pepper(b"5a" * 32))
+    keyring = Keyring(redis_url, Pepper({"v1": b"5a" * 32}))
     keyring.create_tenant("acme", "demo")
     yield keyring
     keyring.close()

@@ -20,24 +20,28 @@ def test_digest():
         "v1:" + hashlib.blake2b(b"key", digest_size=32, key=b"p" * 32).hexdigest()
     )
 
-    assert Pepper(b"p" * 32).digest("key") == expected
+    assert Pepper({"v1": b"p" * 32}).digest("key") == expected
 
 
 def test_another_pepper():
     """Without the pepper a digest can't be made."""
-    assert Pepper(b"p" * 32).digest("key") != Pepper(b"q" * 32).digest("key")
+    assert Pepper({"v1": b"p" * 32}).digest("key") != Pepper({"v1": b"q" * 32}).digest(
+        "key"
+    )
 
 
 def test_read(tmp_path: Path):
     """White space around the content does not count: editors add a newline."""
     path = write(tmp_path / "pepper", b"p" * 32 + b"\n")
 
-    assert Pepper.read(path).digest("key") == Pepper(b"p" * 32).digest("key")
+    assert Pepper.read(path).digest("key") == Pepper({"v1": b"p" * 32}).digest("key")
 
 
 def test_all_bytes_count():
     """A pepper longer than BLAKE2b's key is not cut."""
-    assert Pepper(b"p" * 64 + b"a").digest("k") != Pepper(b"p" * 64 + b"b").digest("k")
+    assert Pepper({"v1": b"p" * 64 + b"a"}).digest("k") != Pepper(
+        {"v1": b"p" * 64 + b"b"}
+    ).digest("k")
 
 
 @pytest.mark.parametrize("mode", [0o400, 0o440, 0o600, 0o640, 0o660])
@@ -72,3 +76,35 @@ def test_folder(tmp_path: Path):
     tmp_path.chmod(0o700)
     with pytest.raises(PepperError, match="directory"):
         Pepper.read(tmp_path)
+
+
+def test_several(tmp_path: Path):
+    """The first line makes digests; a key may be kept under any."""
+    path = write(tmp_path / "pepper", b"v2:" + b"q" * 32 + b"\nv1:" + b"p" * 32 + b"\n")
+    pepper = Pepper.read(path)
+    old, new = Pepper({"v1": b"p" * 32}), Pepper({"v2": b"q" * 32})
+
+    assert pepper.versions == ("v2", "v1")
+    assert pepper.digest("key") == new.digest("key")
+    assert pepper.digests("key") == (new.digest("key"), old.digest("key"))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"v1:" + b"p" * 32 + b"\n" + b"q" * 32, "line 2: name its version, as v1:"),
+        (b"v1:" + b"p" * 32 + b"\nv1:" + b"q" * 32, "line 2: v1 is given twice"),
+        (b"v1: " + b"p" * 32, "line 1: write v2:<secret>, without spaces"),
+        (b"v2:" + b"p" * 31, "pepper v2 has 31 bytes, needs 32"),
+        (b"\n".join(b"v%d:" % n + b"p" * 32 for n in range(1, 6)), "at most 4"),
+    ],
+)
+def test_lines(tmp_path: Path, content: bytes, reason: str):
+    """A file that could be read in two ways is refused, and no secret repeated."""
+    path = write(tmp_path / "pepper", content)
+    with pytest.raises(PepperError, match=reason) as raised:
+        Pepper.read(path)
+    said = str(raised.value).replace(str(path), "").replace("pepper", "")
+    assert "pp" not in said
+    assert "qq" not in said

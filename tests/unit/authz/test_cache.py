@@ -10,6 +10,7 @@ from tollhouse.authz.cache import (
     KEPT_SECONDS,
     RETRY_SECONDS,
     Cache,
+    Undecided,
 )
 from tollhouse.core.problems import ProtocolError, Unavailable
 
@@ -41,9 +42,27 @@ def store() -> Store:
     return Store()
 
 
+class Remembered:
+    """A cache in front of the store; values go by the name of their owner."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.cache = Cache[str](
+            lambda value: (f"key {value.lower()}", "tenant acme"),
+            most_known=3,
+            most_unknown=3,
+            clock=store.clock,
+        )
+
+    async def get(self, digest: str) -> str | None:
+        return await self.cache.get(
+            digest, f"key {digest}", lambda value: self._store.find(digest, value)
+        )
+
+
 @pytest.fixture
-def cache(store: Store) -> Cache[str]:
-    return Cache(store.find, most_known=3, most_unknown=3, clock=store.clock)
+def cache(store: Store) -> Remembered:
+    return Remembered(store)
 
 
 async def settle() -> None:
@@ -163,8 +182,8 @@ async def test_unknown_evict_unknown_only(store, cache):
     store.failure = Unavailable("away")
 
     assert await cache.get("a") == "A"
-    assert len(cache._unknown) == 3
-    assert len(cache._known) == 1
+    assert len(cache.cache._unknown) == 3
+    assert len(cache.cache._known) == 1
 
 
 async def test_known_are_bounded(store, cache):
@@ -274,3 +293,125 @@ async def test_bug(store, cache):
     store.failure = KeyError("bug")
     with pytest.raises(KeyError):
         await cache.get("a")
+
+
+async def test_told_of_a_change(store, cache):
+    """What changed is looked up again before it passes once more."""
+    store.values |= {"a": "A", "b": "B"}
+    await cache.get("a")
+    await cache.get("b")
+    del store.values["a"]
+    store.now += 0.1
+    cache.cache.changed("key a")
+
+    assert await cache.get("a") is None
+    assert await cache.get("b") == "B"
+    assert [digest for digest, _ in store.asked] == ["a", "b", "a"]
+
+
+async def test_told_of_a_new_one(store, cache):
+    """A key refused a moment ago passes once it is made."""
+    assert await cache.get("a") is None
+    store.values["a"] = "A"
+    store.now += 0.1
+    cache.cache.changed("key a")
+
+    assert await cache.get("a") == "A"
+
+
+async def test_told_of_a_tenant(store, cache):
+    """A tenant's change is one of all its keys."""
+    store.values |= {"a": "A", "b": "B"}
+    await cache.get("a")
+    await cache.get("b")
+    store.values.clear()
+    cache.cache.changed("tenant acme")
+
+    assert [await cache.get(it) for it in "ab"] == [None, None]
+
+
+async def test_looked_up_once_after_a_change(store, cache):
+    """A change costs one look-up, not one per request from then on."""
+    store.values["a"] = "A"
+    await cache.get("a")
+    cache.cache.changed("key a")
+    store.now += 0.1
+    for _ in range(5):
+        await cache.get("a")
+
+    assert len(store.asked) == 2
+
+
+async def test_change_during_a_look_up(store, cache):
+    """What was asked before the change is not what is remembered after it."""
+    store.values["a"] = "A"
+    store.gate = asyncio.Event()
+    early = asyncio.create_task(cache.get("a"))
+    await settle()
+    store.now += 0.01
+    cache.cache.changed("key a")
+    store.gate.set()
+    await early
+    del store.values["a"]
+    store.now += 0.01
+
+    assert await cache.get("a") is None
+
+
+async def test_changed_and_redis_away(store, cache):
+    """Known to have changed, not known how: nothing is concluded, nobody passes."""
+    store.values |= {"a": "A", "b": "B"}
+    await cache.get("a")
+    await cache.get("b")
+    store.now += 0.1
+    cache.cache.changed("key a")
+    store.failure = Unavailable("away")
+
+    with pytest.raises(Unavailable):
+        await cache.get("a")
+    assert await cache.get("b") == "B"
+
+
+async def test_missed_messages(store, cache):
+    """After a time without messages everything is looked up, and outlives an outage."""
+    store.values["a"] = "A"
+    await cache.get("a")
+    store.now += 0.1
+    cache.cache.missed()
+    store.failure = Unavailable("away")
+    assert await cache.get("a") == "A"
+    store.failure = None
+    del store.values["a"]
+    store.now += RETRY_SECONDS
+
+    await cache.get("a")
+    await settle()
+    assert await cache.get("a") is None
+
+
+async def test_changes_are_bounded(store, cache, monkeypatch):
+    """Of too many changes the oldest is forgotten by looking everything up again."""
+    monkeypatch.setattr("tollhouse.authz.cache.MOST_CHANGES", 2)
+    store.values["a"] = "A"
+    await cache.get("a")
+    del store.values["a"]
+    store.now += 0.1
+    for name in "axyz":
+        cache.cache.changed(f"key {name}")
+
+    assert len(cache.cache._changes) == 2
+    assert await cache.get("a") is None
+
+
+async def test_undecided_is_no_outage(store, cache):
+    """What another source can't tell does not let stale values live."""
+    store.values["a"] = "A"
+    await cache.get("a")
+    store.failure = Undecided("a provider is away")
+    with pytest.raises(Unavailable):
+        await cache.get("b")
+    store.failure = None
+    del store.values["a"]
+    store.now += FRESH_SECONDS
+
+    assert await cache.get("a") is None

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tollhouse.adapters.redis.records import public_limits
 from tollhouse.cli.overrides import (
     describe,
     parse_burst,
@@ -13,7 +14,6 @@ from tollhouse.cli.overrides import (
     parse_money,
     parse_rate,
     parse_shadow,
-    to_json,
 )
 from tollhouse.core.entitlement import AS_PLANNED, Override
 from tollhouse.core.limits import MONEY
@@ -72,7 +72,7 @@ def test_refuse(parse, text):
 def test_money_is_shown_as_it_was_set(amount):
     """To the last digit, with two places at least."""
     money = parse_money(f"{amount:f}")
-    shown = to_json(Override(money_per_day=money))["money_per_day"]
+    shown = public_limits(Override(money_per_day=money))["money_per_day"]
 
     assert isinstance(shown, str)
     assert Decimal(shown) == amount

@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tollhouse.core import identity
-from tollhouse.core.identity import Credential, Permission, Principal, Scope
+from tollhouse.core.identity import (
+    Credential,
+    Permission,
+    Principal,
+    Scope,
+    parse_networks,
+)
 
 KEY_ID = "abc123def456"
 KEY = f"th_{KEY_ID}_{'aB3' * 14}x"
@@ -15,9 +21,16 @@ def principal(scopes: str) -> Principal:
     return Principal("acme", KEY_ID, "demo", identity.parse_scopes(scopes))
 
 
+def key_of(authorization: str) -> str | None:
+    """The key in a header, as authz finds it."""
+    bearer = identity.bearer_of(authorization)
+    return bearer if bearer is not None and identity.is_key(bearer) else None
+
+
 def test_key_of():
     """Exactly one well-formed bearer key is a key."""
-    assert identity.key_of(f"Bearer {KEY}") == KEY
+    assert key_of(f"Bearer {KEY}") == KEY
+    assert identity.key_id_of(KEY) == KEY_ID
 
 
 @pytest.mark.parametrize(
@@ -58,7 +71,7 @@ def test_key_of():
 )
 def test_no_key(value: str):
     """Anything else is none: never trimmed, never the first of two."""
-    assert identity.key_of(value) is None
+    assert key_of(value) is None
 
 
 def test_check_key_id():
@@ -270,3 +283,57 @@ def test_expiry(expires_at: float | None, expected: bool):
     credential = Credential(principal(""), expires_at, is_suspended=False)
 
     assert credential.is_expired(100.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("networks", "address", "expected"),
+    [
+        ("", "203.0.113.7", True),
+        ("", "/run/a.sock", True),
+        ("203.0.113.0/24", "203.0.113.7", True),
+        ("203.0.113.0/24", "203.0.114.7", False),
+        ("203.0.113.0/24", "::ffff:203.0.113.7", True),
+        ("::ffff:203.0.113.7", "203.0.113.7", False),  # an IPv6 network, no IPv4 peer
+        ("203.0.113.0/24", "", False),
+        ("203.0.113.0/24", "/run/a.sock", False),
+        ("203.0.113.0/24", "203.0.113.7:443", False),
+        ("203.0.113.0/24", "203.0.113.7, 10.0.0.1", False),
+        ("10.0.0.0/8 2001:db8::/32", "2001:db8:1::5", True),
+        ("10.0.0.0/8 2001:db8::/32", "2001:db9::5", False),
+        ("10.0.0.0/8 2001:db8::/32", "10.255.255.255", True),
+        ("203.0.113.7", "203.0.113.7", True),
+        ("203.0.113.7", "203.0.113.8", False),
+        ("fe80::/10", "fe80::1%eth0", True),
+    ],
+)
+def test_networks(networks: str, address: str, expected: bool):
+    """A bound key is good from its networks only, whatever the peer is written as."""
+    credential = Credential(
+        principal(""), None, is_suspended=False, networks=parse_networks(networks)
+    )
+
+    assert credential.admits(address) == expected
+
+
+def test_check_networks():
+    """Networks are kept in their shortest form, each once."""
+    assert (
+        identity.check_networks(["10.0.0.0/8 2001:DB8:0::/32", "10.0.0.0/8"])
+        == "10.0.0.0/8 2001:db8::/32"
+    )
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        ("10.0.0.1/8", "write 10.0.0.0/8"),
+        ("10.0.0.0/33", "write an address or a prefix"),
+        ("example.com", "write an address or a prefix"),
+        ("0.0.0.0/0", "everybody: leave it out"),
+        ("::/0", "everybody: leave it out"),
+    ],
+)
+def test_check_networks_refuses(network: str, reason: str):
+    """What can't be meant is refused with the remedy."""
+    with pytest.raises(ValueError, match=reason):
+        identity.check_networks([network])

@@ -3,34 +3,34 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import redis
 
+from tollhouse.adapters.redis.access import RedisAccess
+from tollhouse.adapters.redis.redis_py import options_of
 from tollhouse.core.problems import ProtocolError, Unavailable
 
 _TIMEOUT_SECONDS = 3.0
 
 
-def open_blocking(url: str) -> Any:
+def open_blocking(place: RedisAccess | str) -> Any:
     """Make a client that connects on first use; its replies are text.
 
-    Raises ValueError for a URL that can't be one, holds a password or names a cluster.
+    A URL alone is a Redis without users. Raises ValueError for what can't lead to a
+    Redis, a file that can't be used included, or names a cluster.
     """
-    place = urlsplit(url)
-    if place.scheme == "redis+cluster":
+    access = RedisAccess(place) if isinstance(place, str) else place
+    if access.is_cluster:
         # What is changed together has keys in several slots.
         raise ValueError(
             "tenants and keys need a single Redis (unix:///path, redis://host:port/0), "
             "the one authz has as TOLLHOUSE_REDIS_URL; that of extproc is a setting of "
             "its own, and only that may be a cluster"
         )
-    if place.password is not None:
-        raise ValueError("a Redis URL must not hold a password")
+    access.check()
     # Any: redis-py's types hold for both kinds of replies at once.
-    return redis.Redis.from_url(
-        url,
-        decode_responses=True,
+    return redis.Redis(
+        **options_of(access),
         socket_timeout=_TIMEOUT_SECONDS,
         socket_connect_timeout=_TIMEOUT_SECONDS,
     )
@@ -41,6 +41,8 @@ def translated() -> Iterator[None]:
     """Keep the vendor's exceptions in here: what they stop is Unavailable."""
     try:
         yield
+    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        raise Unavailable(f"Redis refused: {error}", transient=False) from error
     except redis.ConnectionError as error:
         raise Unavailable(f"Redis can't be reached: {error}") from error
     except redis.TimeoutError as error:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from tollhouse.adapters.redis.access import RedisAccess, Refusals
 from tollhouse.adapters.redis.cluster import Cluster
 from tollhouse.adapters.redis.connection import RedisReplyError, failure
 from tollhouse.adapters.redis.node import Address, Argument, Node
@@ -48,32 +49,25 @@ class Redis:
     @classmethod
     async def connect(
         cls,
-        url: str,
+        place: RedisAccess | str,
         *,
         budget_seconds: float = 0.05,
-        username: str | None = None,
-        password: str = "",
+        is_quiet: bool = False,
     ) -> "Redis":
-        """Start keeping connections to what a URL names.
+        """Start keeping connections to a Redis; a URL alone is one without users.
 
-        `unix:///path` and `redis://host:port/db` are one server,
-        `redis+cluster://host:port[,host:port...]` some nodes of a cluster or a name
-        that leads to some. Returns soon, connected or not; raises ValueError for a
-        URL it can't read.
+        Returns soon, connected or not; raises ValueError for what can't lead to a
+        Redis, a file that can't be used included. What keeps us out goes to the log,
+        unless it `is_quiet`; `trouble` has it too.
         """
-        credentials: list[str] = []
-        if password:
-            credentials = [username, password] if username else [password]
-        scheme = url.partition("://")[0]
+        access = RedisAccess(place) if isinstance(place, str) else place
+        access.check()
+        refusals = Refusals(access, is_quiet=is_quiet)
         servers: Node | Cluster
-        if scheme == "redis+cluster":
-            servers = Cluster.parse(url, credentials)
-        elif scheme in ("unix", "redis"):
-            servers = Node(Address.parse(url), credentials)
+        if access.is_cluster:
+            servers = Cluster.open(access, refusals)
         else:
-            raise ValueError(
-                "a Redis URL starts with unix://, redis:// or redis+cluster://"
-            )
+            servers = Node(Address.parse(access.url), access, refusals)
         await servers.wait_connected(CONNECT_WAIT_SECONDS)
         return cls(servers, budget_seconds)
 
@@ -86,6 +80,11 @@ class Redis:
     def connected_since(self) -> float | None:
         """Monotonic time since when all servers are connected; None while one isn't."""
         return self._servers.connected_since
+
+    @property
+    def trouble(self) -> Unavailable:
+        """What a call meets while `connected` is False."""
+        return self._servers.trouble
 
     @property
     def nodes(self) -> Sequence[Node]:

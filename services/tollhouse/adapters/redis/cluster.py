@@ -12,7 +12,8 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tollhouse.adapters.redis.connection import RedisReplyError
+from tollhouse.adapters.redis.access import RedisAccess, Refusals
+from tollhouse.adapters.redis.connection import RedisReplyError, failure
 from tollhouse.adapters.redis.node import (
     FIRST_BACKOFF_SECONDS,
     HANDSHAKE_SECONDS,
@@ -61,9 +62,12 @@ def key_of(command: Command) -> Argument | None:
 class Cluster:
     """The masters of a cluster, each a kept connection, and the map of the slots."""
 
-    def __init__(self, seeds: Sequence[Address], credentials: Sequence[str]) -> None:
+    def __init__(
+        self, seeds: Sequence[Address], access: RedisAccess, refusals: Refusals
+    ) -> None:
         self._seeds = seeds
-        self._credentials = credentials
+        self._access = access
+        self._refusals = refusals
         self._loop = asyncio.get_running_loop()
         self._nodes: dict[Address, Node] = {}
         self._slots: list[Node | None] = [None] * SLOTS
@@ -71,21 +75,22 @@ class Cluster:
         # Nodes a redirection named, and when: the map need not know them yet.
         self._named: dict[Address, float] = {}
         self._trouble = "Redis is away"
+        self._is_refused = False
         self._up = asyncio.Event()
         self._stale = asyncio.Event()
         self._keeper = asyncio.create_task(self._keep_map())
 
     @classmethod
-    def parse(cls, url: str, credentials: Sequence[str]) -> "Cluster":
+    def open(cls, access: RedisAccess, refusals: Refusals) -> "Cluster":
         """Start with `redis+cluster://host:port[,host:port…]`, or raise ValueError."""
-        _, _, places = url.partition("://")
+        _, _, places = access.url.partition("://")
         hosts, _, database = places.partition("/")
         seeds = [Address.parse(f"redis://{host}") for host in hosts.split(",") if host]
         if not seeds:
             raise ValueError("a Redis Cluster's URL needs a host")
         if database.strip("0"):
             raise ValueError("a Redis Cluster has no database but 0")
-        return cls(seeds, credentials)
+        return cls(seeds, access, refusals)
 
     @property
     def connected_since(self) -> float | None:
@@ -98,11 +103,16 @@ class Cluster:
         return latest
 
     @property
+    def trouble(self) -> Unavailable:
+        """What a call meets while nobody serves its key's slot."""
+        return Unavailable(self._trouble, transient=not self._is_refused)
+
+    @property
     def nodes(self) -> Sequence[Node]:
         """The masters. Raises Unavailable while a slot has none."""
         masters = [node for node in self._masters if node is not None]
         if len(masters) < len(self._masters):
-            raise Unavailable(self._trouble)
+            raise self.trouble
         return masters
 
     async def wait_connected(self, seconds: float) -> None:
@@ -153,7 +163,7 @@ class Cluster:
                 return (node,)
         elif connected := self._connected():
             return connected if is_script else connected[:1]
-        raise Unavailable(self._trouble)
+        raise self.trouble
 
     def _connected(self) -> list[Node]:
         return [it for it in self._nodes.values() if it.connected_since is not None]
@@ -215,7 +225,7 @@ class Cluster:
     def _node(self, address: Address) -> Node:
         node = self._nodes.get(address)
         if node is None:
-            node = Node(address, self._credentials, self._note_change)
+            node = Node(address, self._access, self._refusals, self._note_change)
             self._nodes[address] = node
         return node
 
@@ -244,7 +254,7 @@ class Cluster:
             if await self._read_map(node):
                 return
         for address in self._seeds:
-            seed = Node(address, self._credentials)
+            seed = Node(address, self._access, self._refusals)
             try:
                 await seed.wait_connected(HANDSHAKE_SECONDS)
                 if await self._read_map(seed):
@@ -256,6 +266,8 @@ class Cluster:
         (reply,) = await node.send((("CLUSTER", "SLOTS"),), _MAP_SECONDS)
         if isinstance(reply, Exception) or not reply:
             self._trouble = f"no map of the cluster: {reply or 'no slots'}"
+            error = failure(reply) if isinstance(reply, RedisReplyError) else reply
+            self._is_refused = isinstance(error, Unavailable) and not error.transient
             return False
         slots: list[Node | None] = [None] * SLOTS
         for first, last, (host, port, *_), *_ in reply:
@@ -266,6 +278,7 @@ class Cluster:
         self._slots = slots
         self._masters = frozenset(slots)
         self._trouble = "no node serves the key's slot"
+        self._is_refused = False
         await self._drop_strangers()
         return True
 

@@ -4,6 +4,7 @@ import asyncio
 import math
 import re
 from collections import deque
+from collections.abc import Callable
 from typing import Any, cast
 
 from hiredis import HiredisError, Reader, ReplyError
@@ -31,6 +32,8 @@ _REFUSING = frozenset(("NOAUTH", "WRONGPASS", "NOPERM", "DENIED"))
 """Error codes of a Redis that does not want us: an operator has to act."""
 _INSIDE_SCRIPT = re.compile(r"-([A-Z]+) ")
 """Redis 6.2 wraps what a script's command failed with in an ERR of its own."""
+_SCRIPT_MAY_NOT = "The user executing the script can't"
+"""What a script's command fails with for want of a right: NOPERM, though it says ERR."""
 _LOST = "the connection to Redis is lost"
 _MISSING = object()
 
@@ -45,7 +48,14 @@ class RedisReplyError(ReplyError):
         code = text.partition(" ")[0]
         if code == "ERR" and (inner := _INSIDE_SCRIPT.search(text)):
             return inner[1]
+        if code == "ERR" and _SCRIPT_MAY_NOT in text:
+            return "NOPERM"
         return code
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether Redis does not want us, or not this of us: no outage."""
+        return self.code in _REFUSING
 
 
 def failure(error: Exception) -> Exception:
@@ -107,8 +117,14 @@ class _Write:
 class Connection(asyncio.Protocol):
     """Pairs replies with batches, and ends what takes longer than its budget."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, refused: Callable[[RedisReplyError], None] = lambda _: None
+    ) -> None:
+        """`refused` is called with every reply that says we may not do what we ask."""
         self.lost = asyncio.Event()
+        self.lost_by: Exception | None = None
+        """What ended it, if the server did not just go."""
+        self._refused = refused
         self.is_refused = False
         """Whether the server said it can't serve us, and was left for that."""
         self._loop = asyncio.get_running_loop()
@@ -159,8 +175,8 @@ class Connection(asyncio.Protocol):
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not _MISSING:
-                if isinstance(reply, RedisReplyError) and reply.code in _LEAVING:
-                    self.is_refused = True
+                if isinstance(reply, RedisReplyError):
+                    self._take_note(reply)
                 batch = waiting[0]
                 batch.replies.append(reply)
                 if len(batch.replies) == batch.wanted:
@@ -173,8 +189,9 @@ class Connection(asyncio.Protocol):
         if self.is_refused:
             self.abort()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+    def connection_lost(self, exc: Exception | None) -> None:
         """End every batch under way; whether Redis applied it is not known."""
+        self.lost_by = self.lost_by or exc
         self.lost.set()
         if self._timer is not None:
             self._timer.cancel()
@@ -183,6 +200,12 @@ class Connection(asyncio.Protocol):
             batch.give_up(_LOST)
         self._waiting.clear()
         self._unsent.packed.clear()
+
+    def _take_note(self, error: RedisReplyError) -> None:
+        if error.code in _LEAVING:
+            self.is_refused = True
+        elif error.is_refusal:
+            self._refused(error)
 
     def _flush(self) -> None:
         write = self._unsent

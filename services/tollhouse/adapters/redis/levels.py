@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tollhouse.adapters.redis import shards
+from tollhouse.adapters.redis.access import RedisAccess
 from tollhouse.adapters.redis.blocking import open_blocking, translated
 from tollhouse.adapters.redis.stored import Stored
 from tollhouse.core import buckets
@@ -64,9 +65,9 @@ class _Open:
 class Levels:
     """Reads levels of one Redis. Every method raises Unavailable without it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, place: RedisAccess | str) -> None:
         """Connect on first use. Raises ValueError for a URL that can't be one."""
-        self._redis = open_blocking(url)
+        self._redis = open_blocking(place)
 
     def close(self) -> None:
         """Give the connection back."""

@@ -11,7 +11,14 @@ from urllib.parse import unquote, urlsplit
 
 from hiredis import HiredisError, pack_command
 
-from tollhouse.adapters.redis.connection import Connection, failure
+from tollhouse.adapters.redis.access import (
+    AccessError,
+    RedisAccess,
+    Refusals,
+    lasting,
+    refusal,
+)
+from tollhouse.adapters.redis.connection import Connection, RedisReplyError, failure
 from tollhouse.core.problems import Unavailable
 
 Argument = str | bytes | int
@@ -39,33 +46,37 @@ class Address:
     def parse(cls, url: str) -> "Address":
         """Read `unix:///path` or `redis://host:port/database`, or raise ValueError."""
         place = urlsplit(url)
-        if place.password is not None:
-            raise ValueError("a Redis URL must not hold a password")
         if place.scheme == "unix":
             return cls(path=unquote(place.path))
         return cls(
             host=place.hostname or "127.0.0.1",
             port=place.port or DEFAULT_PORT,  # raises ValueError for no number
-            database=place.path.strip("/"),
+            # Where a connection begins anyway: SELECT need not be allowed to us.
+            database="" if place.path in ("/0", "/") else place.path.strip("/"),
         )
+
+    def __str__(self) -> str:
+        return self.path or f"{self.host}:{self.port}"
 
 
 class Node:
     """One server and the connection to it; names are resolved anew at each connect.
 
-    `credentials` are what AUTH takes, none without a password. `changed` is called
-    whenever the connection is there or gone.
+    `changed` is called whenever the connection is there or gone.
     """
 
     def __init__(
         self,
         address: Address,
-        credentials: Sequence[str],
+        access: RedisAccess,
+        refusals: Refusals,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.address = address
         self.connected_since: float | None = None
-        self._credentials = credentials
+        self._refused_for: str | None = None
+        self._access = access
+        self._refusals = refusals
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._connection: Connection | None = None
@@ -79,10 +90,17 @@ class Node:
         connection = self._connection
         if connection is None:
             away: asyncio.Future[list[Any]] = self._loop.create_future()
-            away.set_result([Unavailable("Redis is away")])
+            away.set_result([self.trouble])
             return away
         packed = b"".join([_pack(tuple(command)) for command in commands])
         return connection.send(packed, len(commands), budget_seconds).future
+
+    @property
+    def trouble(self) -> Unavailable:
+        """What a call meets while there is no connection."""
+        if self._refused_for is None:
+            return Unavailable("Redis is away")
+        return Unavailable(self._refused_for, transient=False)
 
     @property
     def nodes(self) -> "Sequence[Node]":
@@ -103,11 +121,13 @@ class Node:
     async def _keep_connected(self) -> None:
         backoff = FIRST_BACKOFF_SECONDS
         while True:
-            connection = Connection()
+            connection = Connection(self._note_refusal)
             try:
                 async with asyncio.timeout(HANDSHAKE_SECONDS):
                     await self._open(connection)
                     await self._shake_hands(connection)
+                self._refusals.forget(str(self.address))
+                self._refused_for = None
                 self._connection = connection
                 self.connected_since = time.monotonic()
                 self._up.set()
@@ -115,9 +135,12 @@ class Node:
                 await connection.lost.wait()
                 if not connection.is_refused:
                     backoff = FIRST_BACKOFF_SECONDS
-            except (OSError, TimeoutError, Unavailable, HiredisError):
+            except (
+                *(OSError, TimeoutError, Unavailable),
+                *(HiredisError, AccessError),
+            ) as error:
                 # Away, starting, or refusing us: whoever calls is told, we try again.
-                pass
+                self._note_trouble(error, connection.lost_by)
             finally:
                 self._connection = None
                 self.connected_since = None
@@ -134,17 +157,42 @@ class Node:
             await self._loop.create_unix_connection(lambda: connection, address.path)
         else:
             await self._loop.create_connection(
-                lambda: connection, address.host, address.port
+                lambda: connection,
+                address.host,
+                address.port,
+                ssl=self._access.tls(),
             )
 
     async def _shake_hands(self, connection: Connection) -> None:
         greetings: list[tuple[str, ...]] = [("PING",)]
         if self.address.database:
             greetings.insert(0, ("SELECT", self.address.database))
-        if self._credentials:
-            greetings.insert(0, ("AUTH", *self._credentials))
+        if credentials := self._access.credentials():
+            greetings.insert(0, ("AUTH", *credentials))
         packed = b"".join(map(_pack, greetings))
         batch = connection.send(packed, len(greetings), HANDSHAKE_SECONDS)
         for reply in await batch.future:
             if isinstance(reply, Exception):
                 raise failure(reply)
+
+    def _note_trouble(self, error: BaseException, lost_by: Exception | None) -> None:
+        """Keep why there is no connection, and say it if that will not pass."""
+        causes = map(lasting, (lost_by, error, error.__cause__))
+        reason = next((it for it in causes if it is not None), None)
+        if reason is not None:
+            self._refusals.note(str(self.address), reason)
+        elif (
+            self._access.is_tls
+            and isinstance(error, Unavailable)
+            and error.__cause__ is None
+        ):
+            # Lost while we were greeting. A server that refuses our certificate looks
+            # like that too when its alert is overtaken by the end of the connection:
+            # what was known holds.
+            return
+        self._refused_for = reason
+
+    def _note_refusal(self, error: RedisReplyError) -> None:
+        # Before that it is trouble, and the first reply says which.
+        if self._connection is not None:
+            self._refusals.note(str(self.address), refusal(error))

@@ -6,6 +6,7 @@ field numbers do not change between releases.
 """
 
 from collections import abc as _abc
+from tollhouse.pb.envoy.config.core.v3 import address_pb2 as _address_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -25,6 +26,24 @@ class AttributeContext(_message.Message):
     """What Envoy knows about a request that it asks a judgement for."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Peer(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ADDRESS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def address(self) -> _address_pb2.Address: ...
+        def __init__(
+            self,
+            *,
+            address: _address_pb2.Address | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
     class HttpRequest(_message.Message):
@@ -93,17 +112,23 @@ class AttributeContext(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    SOURCE_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def source(self) -> Global___AttributeContext.Peer:
+        """Who opened the connection; no header has a say in it."""
+
     @_builtins.property
     def request(self) -> Global___AttributeContext.Request: ...
     def __init__(
         self,
         *,
+        source: Global___AttributeContext.Peer | None = ...,
         request: Global___AttributeContext.Request | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

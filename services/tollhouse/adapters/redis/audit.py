@@ -1,0 +1,147 @@
+"""The audit log: every change of a tenant or key, who made it, and when.
+
+An entry is written in the transaction of its change: there is none without the other.
+The time is Redis' own, in the entry's id. An entry holds no secret and no digest.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from tollhouse.adapters.redis.blocking import translated
+from tollhouse.adapters.redis.records import AUDIT
+from tollhouse.core.problems import ProtocolError
+
+_BATCH = 500
+_START = "0-0"
+# In the entry these are its subject or follow from it.
+_UNSAID = frozenset({"name", "key_id", "tenant", "created_at"})
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One change. `at` is Unix seconds; `key_id` is empty where a tenant changed.
+
+    `changes` has of each field that changed what it was and is: `from`, `to`, either
+    left out where there was none.
+    """
+
+    id: str
+    at: float
+    who: str
+    action: str
+    tenant: str
+    key_id: str
+    changes: dict[str, dict[str, object]]
+
+
+class AuditLog:
+    """Reads the log of one Redis. Every method raises Unavailable without it."""
+
+    def __init__(self, redis: Any) -> None:
+        self._redis = redis
+
+    def latest(
+        self,
+        limit: int,
+        *,
+        tenant: str | None = None,
+        key_id: str | None = None,
+        since: float | None = None,
+        before: str | None = None,
+        through: str | None = None,
+        most_read: int | None = None,
+    ) -> tuple[list[AuditEntry], str]:
+        """The newest entries that match, newest first, and where to go on, if anywhere.
+
+        `since` is Unix seconds, `before` and `through` (the last) are entries' ids. At
+        most `most_read` entries are looked at: fewer than `limit` are then no sign of
+        the end, only an empty second value is.
+        """
+        found: list[AuditEntry] = []
+        first = _START if since is None else f"{max(0, int(since * 1000))}-0"
+        last = (through or "+") if before is None else f"({before}"
+        looked_at = 0
+        while True:
+            count = _BATCH if most_read is None else min(_BATCH, most_read - looked_at)
+            with translated():
+                replies = self._redis.xrevrange(AUDIT, last, first, count=count)
+                entries = [to_entry(*reply) for reply in replies]
+            for entry in entries:
+                if _matches(entry, tenant, key_id):
+                    found.append(entry)
+                    if len(found) == limit:
+                        return found, entry.id
+            looked_at += len(entries)
+            if len(entries) < count:
+                return found, ""
+            if looked_at == most_read:
+                return found, entries[-1].id
+            last = f"({entries[-1].id}"
+
+    def last_id(self) -> str:
+        """The newest entry's id; one that is before all others where there is none."""
+        with translated():
+            newest = self._redis.xrevrange(AUDIT, count=1)
+        return newest[0][0] if newest else _START
+
+    def after(self, id_: str, *, wait_seconds: float = 0.5) -> list[AuditEntry]:
+        """Entries after one, oldest first; waits for the first of them, so long."""
+        with translated():
+            replies = self._redis.xread(
+                {AUDIT: id_}, count=_BATCH, block=max(1, int(wait_seconds * 1000))
+            )
+            return [to_entry(*it) for _, entries in replies or () for it in entries]
+
+    def follow(
+        self, id_: str, *, tenant: str | None = None, key_id: str | None = None
+    ) -> Iterator[AuditEntry]:
+        """Yield entries after one as they come; never ends."""
+        while True:
+            for entry in self.after(id_, wait_seconds=1.0):
+                id_ = entry.id
+                if _matches(entry, tenant, key_id):
+                    yield entry
+
+
+def changes_of(
+    before: Mapping[str, object], after: Mapping[str, object]
+) -> dict[str, dict[str, object]]:
+    """What differs between two public forms of a tenant or key, field by field."""
+    found = {}
+    for field in after:
+        old, new = before.get(field), after[field]
+        if field in _UNSAID or (old or None) == (new or None):
+            continue
+        change = {"from": old} if old else {}
+        found[field] = {**change, "to": new} if new else change
+    return found
+
+
+def from_changes(changes: Mapping[str, object]) -> str:
+    """Write what differs as it is kept."""
+    return msgspec.json.encode(changes).decode()
+
+
+def to_entry(id_: str, fields: Mapping[str, str]) -> AuditEntry:
+    """Read an entry. Raises ProtocolError for what can't be read."""
+    try:
+        return AuditEntry(
+            id=id_,
+            at=int(id_.partition("-")[0]) / 1000,
+            who=fields["who"],
+            action=fields["action"],
+            tenant=fields["tenant"],
+            key_id=fields["key_id"],
+            changes=msgspec.json.decode(
+                fields["changes"], type=dict[str, dict[str, object]]
+            ),
+        )
+    except (KeyError, msgspec.DecodeError) as error:
+        raise ProtocolError(f"audit entry {id_} can't be read: {error}") from error
+
+
+def _matches(entry: AuditEntry, tenant: str | None, key_id: str | None) -> bool:
+    return tenant in (None, entry.tenant) and key_id in (None, entry.key_id)
