@@ -1,6 +1,7 @@
 """Where somebody listens, in the command line's and Envoy's terms, and asking there."""
 
 import asyncio
+import ssl
 from dataclasses import dataclass
 from typing import Self
 
@@ -39,19 +40,27 @@ class Address:
             else f"{self.host}:{self.port}"
         )
 
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Open a stream. Raises OSError when nobody listens."""
+    async def connect(
+        self, tls: ssl.SSLContext | None = None
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Open a stream; TLS is for a host and port. Raises OSError."""
         if self.path is not None:
             return await asyncio.open_unix_connection(self.path)
-        return await asyncio.open_connection(self.host, self.port)
+        return await asyncio.open_connection(self.host, self.port, ssl=tls)
 
-    async def ask(self, request: bytes, until: bytes | None = None) -> bytes:
+    async def ask(
+        self,
+        request: bytes,
+        until: bytes | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> bytes:
         """Send a request; return the answer up to a separator or the end.
 
         Raises OSError, TimeoutError when it is not there within two seconds.
         """
         async with asyncio.timeout(_ANSWER_SECONDS):
-            reader, writer = await self.connect()
+            reader, writer = await self.connect(tls)
             try:
                 writer.write(request)
                 if until is None:

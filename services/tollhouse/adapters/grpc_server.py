@@ -1,7 +1,8 @@
 """The gRPC server every service runs in: one event loop, health, drain.
 
 Made for Envoy as the only client: a few connections that live for days, thousands of
-short streams on each, over a Unix socket that only our group may open.
+short streams on each, over a Unix socket that only our group may open, or over TCP
+with mTLS.
 """
 
 import gc
@@ -20,6 +21,7 @@ from tollhouse.adapters.listening import (
     socket_path,
 )
 from tollhouse.adapters.process import Process, StartError
+from tollhouse.adapters.tls import ServerTls
 
 # Twice the largest body Envoy's buffer filter lets through (3 MiB) and some headers;
 # with gRPC's own default of 4 MiB Envoy answers a large body with 500 (measured).
@@ -36,6 +38,13 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
 )
+# Certificates are looked at in the handshake only: a connection that outlives its
+# client's is asked to come again. Streams have a minute to end by themselves.
+_OPTIONS_OF_TLS = (
+    ("grpc.max_connection_age_ms", 3_600_000),
+    ("grpc.max_connection_age_grace_ms", 60_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+)
 
 _log = structlog.get_logger()
 
@@ -49,19 +58,25 @@ async def serve(
     grace_seconds: float = 10.0,
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     socket_mode: int = 0o660,
+    tls: ServerTls | None = None,
 ) -> None:
     """Serve until the process is asked to stop, then finish what runs.
 
-    `listen` is `unix:/path` or `host:port`. Health (grpc.health.v1) answers for the
-    process ("") and for each of `service_names`. `background` tasks start once the
-    server listens and are cancelled after the drain; one that ends earlier ends the
-    process with status 1. Raises StartError when the address can't be had.
+    `listen` is `unix:/path`, or `host:port`, which takes `tls`. Health (grpc.health.v1)
+    answers for the process ("") and for each of `service_names`. `background` tasks
+    start once the server listens and are cancelled after the drain; one that ends
+    earlier ends the process with status 1. Raises StartError when the address can't be
+    had.
     """
-    server = grpc.aio.server(options=_OPTIONS)
+    if tls is None:
+        server = grpc.aio.server(options=_OPTIONS)
+    else:
+        options = (*_OPTIONS, *_OPTIONS_OF_TLS)
+        server = grpc.aio.server(options=options, interceptors=[tls.known_clients])
     add_servicers(server)
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    _bind(server, listen, socket_mode)
+    _bind(server, listen, socket_mode, tls)
 
     async def ready() -> None:
         # What start-up made stays for good: keep the collector from walking it again.
@@ -81,12 +96,16 @@ async def serve(
     await process.hold(background, ready=ready, drain=drain)
 
 
-def _bind(server: grpc.aio.Server, listen: str, socket_mode: int) -> None:
+def _bind(
+    server: grpc.aio.Server, listen: str, socket_mode: int, tls: ServerTls | None
+) -> None:
     path = socket_path(listen)
     if path is None:
         host_and_port(listen)
+        if tls is None:
+            raise StartError(f"can't listen on {listen}: TCP is served over mTLS only")
         try:
-            server.add_insecure_port(listen)
+            server.add_secure_port(listen, tls.credentials())
         except RuntimeError as error:
             raise StartError(
                 f"can't listen on {listen}: the port is in use or the host is not ours"

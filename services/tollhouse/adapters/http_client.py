@@ -1,12 +1,19 @@
 """One question over HTTP/1.1: as much of it as Envoy's admin listener needs."""
 
+import ssl
+
 from tollhouse.adapters.address import Address
 
 _STATUS_LINE_WORDS = 2
 
 
 async def http_request(
-    address: Address, path: str, *, method: str = "GET", headers: tuple[str, ...] = ()
+    address: Address,
+    path: str,
+    *,
+    method: str = "GET",
+    headers: tuple[str, ...] = (),
+    tls: ssl.SSLContext | None = None,
 ) -> tuple[int, bytes]:
     """Ask over HTTP/1.1; return status and raw body. Raises OSError, TimeoutError."""
     lines = (
@@ -16,7 +23,7 @@ async def http_request(
         *headers,
     )
     request = "\r\n".join((*lines, "Content-Length: 0", "", "")).encode()
-    answer = await address.ask(request)
+    answer = await address.ask(request, tls=tls)
     head, _, body = answer.partition(b"\r\n\r\n")
     words = head.split(maxsplit=2)
     if len(words) < _STATUS_LINE_WORDS or not words[1].isdigit():

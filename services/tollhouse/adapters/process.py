@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsError
 
 from tollhouse.adapters import telemetry
+from tollhouse.adapters.core_dump import leave_no_core
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -93,6 +94,7 @@ def run(name: str, main: Callable[[Process], Coroutine[Any, Any, None]]) -> NoRe
 
     Logs at level info; `main` may configure another level once it knows it.
     """
+    leave_no_core()
     # First of all: a crash before that would print local variables, secrets too.
     telemetry.configure(name)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

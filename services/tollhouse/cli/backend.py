@@ -1,7 +1,7 @@
 """A server that already speaks OpenAI's API, in the place of the local engine."""
 
+import dataclasses
 import ssl
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -11,10 +11,11 @@ import yaml
 from tollhouse.adapters.address import Address
 from tollhouse.adapters.configuration import Configuration
 from tollhouse.cli.parts import LOCAL_CLUSTER
+from tollhouse.cli.unusable import UnusableError
 from tollhouse.core.catalog import Provider
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Backend:
     """Where it is, and whether Envoy talks TLS to it."""
 
@@ -46,6 +47,20 @@ class Backend:
             Address(host=parts.hostname, port=port),
             None if trusted is None else Path(trusted),
         )
+
+    def trusting(self, authorities: Path) -> Self:
+        """Believe these authorities, not the system's. Raises UnusableError."""
+        # Dear to import, and of use here only.
+        from tollhouse.adapters.certificates import (  # noqa: PLC0415
+            CertificateError,
+            read_authorities,
+        )
+
+        try:
+            read_authorities(authorities)
+        except CertificateError as error:
+            raise UnusableError(f"--backend-ca: {error}") from error
+        return dataclasses.replace(self, trusted_ca=authorities.absolute())
 
     @property
     def host(self) -> str:

@@ -21,7 +21,11 @@ from pathlib import Path
 import yaml
 from betterproto2 import Message
 from envoy_data_plane.envoy.config.bootstrap.v3 import Admin, Bootstrap
-from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType
+from envoy_data_plane.envoy.config.cluster.v3 import (
+    Cluster,
+    ClusterDiscoveryType,
+    ClusterDnsLookupFamily,
+)
 from envoy_data_plane.envoy.config.core.v3 import (
     Address as PbAddress,
 )
@@ -29,7 +33,6 @@ from envoy_data_plane.envoy.config.core.v3 import (
     DataSource,
     Pipe,
     SocketAddress,
-    TransportSocket,
 )
 from envoy_data_plane.envoy.config.endpoint.v3 import (
     ClusterLoadAssignment,
@@ -37,18 +40,13 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
     LbEndpoint,
     LocalityLbEndpoints,
 )
-from envoy_data_plane.envoy.config.listener.v3 import Listener
+from envoy_data_plane.envoy.config.listener.v3 import FilterChain, Listener
 from envoy_data_plane.envoy.config.route.v3 import RouteAction, VirtualHost
 from envoy_data_plane.envoy.extensions.access_loggers.file.v3 import FileAccessLog
-from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
-    CertificateValidationContext,
-    CommonTlsContext,
-    UpstreamTlsContext,
-)
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
-from envoy_data_plane.google.protobuf import Any as PbAny
 
 from tollhouse.adapters.address import ANY_HOST, Address
+from tollhouse.cli.envoy_tls import Tls, downstream_socket, upstream_socket
 from tollhouse.cli.envoy_types import read_message, to_json_message, walk
 from tollhouse.cli.unusable import UnusableError
 
@@ -59,14 +57,6 @@ METER = "meter.lua"
 
 class BootstrapError(UnusableError):
     """The file can't be used; the text has one line per fault, ready to print."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Tls:
-    """TLS towards a backend: the name it must prove, and who vouches for it."""
-
-    server_name: str
-    trusted_ca: Path
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +72,10 @@ class Edge:
     meter: Path
     tls: Mapping[str, Tls] = dataclasses.field(default_factory=dict)
     """Clusters to be reached over TLS."""
+    secret: Path | None = None
+    """Where the certificate for clients stands; None: they come without TLS."""
+    domains: Sequence[str] = ()
+    """Names clients may use for us, beside those of the file and the listener's."""
     host: str | None = None
     """Host header towards backends, where they need their own name."""
 
@@ -154,8 +148,10 @@ class _Filled:
             case DataSource(filename=str() as file) if Path(file).name == METER:
                 self._met.add(METER)
                 message.filename = str(edge.meter)
+            case FilterChain() if edge.secret is not None:
+                message.transport_socket = downstream_socket(edge.secret)
             case VirtualHost():
-                _add_domain(message, edge.listen.host)
+                _add_domains(message, edge.listen.host, edge.domains)
             case RouteAction() if edge.host and message.cluster_header:
                 message.host_rewrite_literal = edge.host
             case Cluster():
@@ -175,6 +171,8 @@ class _Filled:
             return
         if any(_is_name(address) for address in addresses):
             cluster.type = ClusterDiscoveryType.STRICT_DNS
+            # Envoy's default asks ::1 alone for `localhost`, where few servers listen.
+            cluster.dns_lookup_family = ClusterDnsLookupFamily.V4_PREFERRED
         endpoints = [
             LbEndpoint(endpoint=Endpoint(address=_pb_address(address)))
             for address in addresses
@@ -184,16 +182,17 @@ class _Filled:
             endpoints=[LocalityLbEndpoints(lb_endpoints=endpoints)],
         )
         if tls := self._edge.tls.get(cluster.name):
-            cluster.transport_socket = _tls_socket(tls)
+            cluster.transport_socket = upstream_socket(tls)
 
 
-def _add_domain(host: VirtualHost, listen: str) -> None:
+def _add_domains(host: VirtualHost, listen: str, names: Sequence[str]) -> None:
     """Let clients use the name we listen on; any, where that is no one name."""
-    name = f"[{listen}]" if ":" in listen else listen
     if listen in ANY_HOST:
         host.domains = ["*"]
-    elif name not in host.domains and "*" not in host.domains:
-        host.domains = [*host.domains, name]
+    if "*" in host.domains:
+        return
+    name = f"[{listen}]" if ":" in listen else listen
+    host.domains = list(dict.fromkeys((*host.domains, name, *names)))
 
 
 def _pb_address(address: Address) -> PbAddress:
@@ -207,19 +206,4 @@ def _pb_address(address: Address) -> PbAddress:
 def _is_name(address: Address) -> bool:
     return address.path is None and not (
         ":" in address.host or address.host.replace(".", "").isdecimal()
-    )
-
-
-def _tls_socket(tls: Tls) -> TransportSocket:
-    # Without a validation context Envoy would accept any certificate.
-    trusted = CertificateValidationContext(
-        trusted_ca=DataSource(filename=str(tls.trusted_ca)),
-    )
-    context = UpstreamTlsContext(
-        sni=tls.server_name,
-        auto_sni_san_validation=True,
-        common_tls_context=CommonTlsContext(validation_context=trusted),
-    )
-    return TransportSocket(
-        name="envoy.transport_sockets.tls", typed_config=PbAny.pack(context)
     )

@@ -11,11 +11,11 @@ from tollhouse.cli.backend import Backend
 from tollhouse.cli.bootstrap import (
     BootstrapError,
     Edge,
-    Tls,
     fill_bootstrap,
     read_bootstrap,
 )
 from tollhouse.cli.edge_rules import findings
+from tollhouse.cli.envoy_tls import Tls, secret_text
 from tollhouse.cli.parts import LOCAL_CLUSTER, Stack
 from tollhouse.cli.state import write_whole
 
@@ -41,6 +41,9 @@ def write(file: EdgeFile, stack: Stack, backend: Backend | None) -> None:
     tls = {}
     if backend is not None and backend.trusted_ca is not None:
         tls[LOCAL_CLUSTER] = Tls(backend.address.host, backend.trusted_ca)
+    certificate = stack.certificate
+    if certificate is not None:
+        write_whole(stack.secret, secret_text(certificate), mode=0o600)
     edge = Edge(
         listen=stack.listen,
         admin=stack.admin,
@@ -53,6 +56,8 @@ def write(file: EdgeFile, stack: Stack, backend: Backend | None) -> None:
         ledger=stack.ledger,
         meter=places.meter(),
         tls=tls,
+        secret=None if certificate is None else stack.secret,
+        domains=() if certificate is None else certificate.domains,
         host=backend.host if backend else None,
     )
     text = fill_bootstrap(file.bootstrap, edge, file.path)

@@ -66,7 +66,10 @@ class Running:
         await supervisor.start()
         state = self._stack.state
         self._api_key = demo_key(
-            self._stack.redis_url, state.pepper, state.demo_key, self._configuration
+            self._stack.redis_access(),
+            state.pepper,
+            state.demo_key,
+            self._configuration,
         )
         await self._await_answer()
         self._write_ready(supervisor)
@@ -100,11 +103,15 @@ class Running:
         """Return when a request gets through all parts. Raises PartError."""
         deadline = time.monotonic() + _ANSWER_SECONDS
         authorization = f"Authorization: Bearer {self._api_key}"
+        certificate = self._stack.certificate
         status: int | None = None
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError, TimeoutError):
                 status, _ = await http_request(
-                    self._stack.reachable, "/v1/models", headers=(authorization,)
+                    self._stack.reachable,
+                    "/v1/models",
+                    headers=(authorization,),
+                    tls=None if certificate is None else certificate.believed(),
                 )
                 if status == HTTPStatus.OK:
                     return
@@ -132,6 +139,9 @@ class Running:
         model = next(iter(self._configuration.models))
         question = {"role": "user", "content": "Tell me about the road."}
         body = {"model": model, "messages": [question], "stream": True}
+        # An authority nobody knows signs most certificates of a machine of one's own.
+        certificate = self._stack.certificate
+        trust = "" if certificate is None else f" --cacert {certificate.quoted}"
         line = self._console.line
         line()
         line(
@@ -144,7 +154,7 @@ class Running:
         line(f"  models    {', '.join(self._configuration.models)}")
         line()
         line(
-            f"curl -N {self._stack.base_url}/chat/completions"
+            f"curl -N{trust} {self._stack.base_url}/chat/completions"
             f" -H 'Authorization: Bearer {self._api_key}'"
             f" -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
         )

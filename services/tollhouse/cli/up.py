@@ -13,11 +13,13 @@ from typing import TypeVar
 
 from tollhouse.adapters.address import Address
 from tollhouse.adapters.configuration import ConfigurationError, load
+from tollhouse.adapters.core_dump import leave_no_core
 from tollhouse.adapters.pepper import PepperError
 from tollhouse.adapters.redis.keyring import KeyringError
 from tollhouse.cli import engine, places
 from tollhouse.cli.backend import Backend, for_backend, to_yaml
 from tollhouse.cli.console import Console
+from tollhouse.cli.edge_certificate import EdgeCertificate
 from tollhouse.cli.parts import Stack, StripeAccount, local_engine
 from tollhouse.cli.ports import free_ports, reserved
 from tollhouse.cli.running import Running
@@ -31,9 +33,9 @@ DEFAULT_STATE = Path(".tollhouse")
 
 _DESCRIPTION = """\
 Start the whole stack on this machine: Redis, Triton with a simulated model, the
-frontend, authz, extproc, billing and Envoy. Makes a demo tenant with a key, says when
-all is ready and how to call it, starts again what dies, and stops it all on Ctrl-C.
-Data survives in the state directory.
+frontend, authz, extproc, billing, admin and Envoy. Makes a demo tenant with a key, says
+when all is ready and how to call it, starts again what dies, and stops it all on
+Ctrl-C. Data survives in the state directory.
 """
 _EXAMPLES = """\
 examples:
@@ -86,6 +88,22 @@ def add_parser(
         help="serve all models from this OpenAI-compatible server, without Triton",
     )
     parser.add_argument(
+        "--backend-ca",
+        type=Path,
+        metavar="FILE",
+        help="PEM: the authorities that sign its certificate (default: the system's)",
+    )
+    parser.add_argument(
+        "--tls-cert",
+        type=Path,
+        metavar="FILE",
+        help="PEM: certificate for clients, then those that lead to it; they use https,"
+        " and its names. Replaced files count without a restart",
+    )
+    parser.add_argument(
+        "--tls-key", type=Path, metavar="FILE", help="PEM: its private key"
+    )
+    parser.add_argument(
         "--workers",
         type=_argument(_positive),
         default=max(1, (os.cpu_count() or 1) // 2),
@@ -136,7 +154,9 @@ def _fail(error: Exception, status: int) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     began = time.monotonic()
-    backend: Backend | None = args.backend
+    leave_no_core()  # nor does any part, Envoy and Triton included
+    backend = _backend(args)
+    certificate = _certificate(args)
     config: Path = args.config or places.default_config()
     configuration = load(config)
     if backend is not None:
@@ -150,6 +170,8 @@ def _run(args: argparse.Namespace) -> None:
         _announced_in(args.ready_file),
     ):
         console = Console()
+        if certificate is not None and certificate.warning is not None:
+            console.warning(certificate.warning)
         console.line(f"Starting Tollhouse; state and logs are in {state.path}")
         # Not at the top: the typed Envoy classes take most of a second to import.
         from tollhouse.cli import edge_file  # noqa: PLC0415
@@ -171,6 +193,7 @@ def _run(args: argparse.Namespace) -> None:
             admin=Address(host="127.0.0.1", port=admin),
             workers=args.workers,
             engine=local,
+            certificate=certificate,
             stripe=_stripe(args),
         )
         edge_file.write(edge, stack, backend)
@@ -178,6 +201,23 @@ def _run(args: argparse.Namespace) -> None:
             stack, configuration, console, ready_file=args.ready_file, began=began
         )
         asyncio.run(running.main(lock))
+
+
+def _backend(args: argparse.Namespace) -> Backend | None:
+    backend: Backend | None = args.backend
+    if args.backend_ca is None:
+        return backend
+    if backend is None or backend.trusted_ca is None:
+        raise UnusableError("--backend-ca needs --backend https://…")
+    return backend.trusting(args.backend_ca)
+
+
+def _certificate(args: argparse.Namespace) -> EdgeCertificate | None:
+    if args.tls_cert is None and args.tls_key is None:
+        return None
+    if args.tls_cert is None or args.tls_key is None:
+        raise UnusableError("--tls-cert and --tls-key go together")
+    return EdgeCertificate.read(args.tls_cert, args.tls_key)
 
 
 def _stripe(args: argparse.Namespace) -> StripeAccount | None:

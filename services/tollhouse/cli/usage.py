@@ -12,6 +12,8 @@ from typing import cast
 
 import grpc
 
+from tollhouse.adapters.process import StartError
+from tollhouse.adapters.remote import Remote, RemoteSettings, open_remote
 from tollhouse.adapters.usage_pb import from_pb_row
 from tollhouse.core.windows import SECONDS_PER_HOUR, UsageRow
 from tollhouse.pb.tollhouse.usage.v1 import usage_pb2 as usage_pb
@@ -82,16 +84,31 @@ def add_parser(
     parser.add_argument(
         "--target",
         metavar="HOST:PORT",
-        help="gRPC address of an aggregator elsewhere, instead of --state-dir",
+        help="gRPC address of an aggregator elsewhere, instead of --state-dir; takes"
+        " the next three",
+    )
+    for option, what in (
+        ("--ca-file", "PEM: the authorities that sign the aggregator's certificate"),
+        ("--cert-file", "PEM: your certificate; the aggregator must know its name"),
+        ("--key-file", "PEM: its private key"),
+    ):
+        parser.add_argument(option, metavar="FILE", type=Path, help=what)
+    parser.add_argument(
+        "--server-name",
+        metavar="NAME",
+        help="DNS name in the aggregator's certificate, if not the address's host",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the rows; 1 when the aggregator does not answer."""
-    target = args.target or _socket_of(args.state_dir)
     try:
-        rows = list(_rows(target, args.tenant, args.since))
+        rows = list(_rows(_aggregator(args), args.tenant, args.since))
+    except StartError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return 2
     except grpc.RpcError as error:
         print(f"error: {_explain(error, args)}", file=sys.stderr)
         return 1
@@ -127,11 +144,25 @@ def _socket_of(state_dir: Path) -> str:
     return f"unix:{(state_dir / 'run' / 'billing.sock').resolve()}"
 
 
-def _rows(target: str, tenant: str, since: datetime | None) -> Iterator[UsageRow]:
+def _aggregator(args: argparse.Namespace) -> Remote:
+    return open_remote(
+        RemoteSettings(
+            target=("--target", args.target or _socket_of(args.state_dir)),
+            ca_file=("--ca-file", args.ca_file),
+            cert_file=("--cert-file", args.cert_file),
+            key_file=("--key-file", args.key_file),
+            server_name=("--server-name", args.server_name),
+        )
+    )
+
+
+def _rows(
+    aggregator: Remote, tenant: str, since: datetime | None
+) -> Iterator[UsageRow]:
     request = usage_pb.ListUsageRequest(tenant=tenant, page_size=_PAGE_ROWS)
     if since is not None:
         request.start_time.FromDatetime(since)
-    with grpc.insecure_channel(target) as channel:
+    with aggregator.blocking_channel() as channel:
         stub = usage_grpc.UsageQueryServiceStub(channel)
         while True:
             response = stub.ListUsage(request, timeout=_CALL_SECONDS)
@@ -159,7 +190,10 @@ def _explain(error: grpc.RpcError, args: argparse.Namespace) -> str:
                 " the user who runs it"
             )
         case grpc.StatusCode.UNAVAILABLE:
-            return f"{where} can't be reached or has lost its Redis"
+            tls = ", its certificate or ours is refused" if args.target else ""
+            return f"{where} can't be reached{tls}, or has lost its Redis"
+        case grpc.StatusCode.PERMISSION_DENIED:
+            return f"{where} does not know your certificate's name"
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"{where} did not answer within {_CALL_SECONDS:.0f} s"
         case _:

@@ -17,6 +17,7 @@ import grpc.aio
 import structlog
 
 from tollhouse.adapters.redis.outbox import Entry
+from tollhouse.adapters.remote import Remote
 from tollhouse.pb.tollhouse.usage.v1 import usage_pb2 as usage_pb
 from tollhouse.pb.tollhouse.usage.v1 import usage_pb2_grpc as usage_grpc
 
@@ -61,8 +62,8 @@ Answered = Callable[[Sequence[Parcel], Mapping[str, str]], None]
 class Courier:
     """The one connection of this process to the aggregator."""
 
-    def __init__(self, target: str, answered: Answered) -> None:
-        self._target = target
+    def __init__(self, aggregator: Remote, answered: Answered) -> None:
+        self._aggregator = aggregator
         self._answered = answered
         self._waiting: deque[Parcel] = deque()
         self._on_the_way: dict[int, list[Parcel]] = {}
@@ -70,6 +71,7 @@ class Courier:
         self._may_write = asyncio.Event()
         self._watermark: usage_pb.Watermark | None = None
         self._has_progress = False
+        self._told = set[str]()
         self.is_connected = False
         """Whether the aggregator has answered the current stream's start."""
 
@@ -86,21 +88,33 @@ class Courier:
     async def run(self) -> None:
         """Carry until cancelled; never returns."""
         delay = 0.0
-        async with grpc.aio.insecure_channel(self._target, options=_OPTIONS) as channel:
-            stub = usage_grpc.UsageIngestServiceStub(channel)
-            while True:
-                reason = await self._carry(stub.StreamUsage())
-                if self.is_connected or not delay:
-                    _log.warning("aggregator.lost", target=self._target, reason=reason)
-                if self._has_progress:
-                    delay = 0.0
-                self.is_connected = self._has_progress = False
-                self._take_back()
-                delay = min(
-                    max(delay * 2, _FIRST_DELAY_SECONDS), _LONGEST_DELAY_SECONDS
-                )
-                # Jitter: relays that lost it together must not come back in step.
-                await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
+        while True:
+            # Until there are new certificates, which a channel never looks at.
+            async with self._aggregator.channel(_OPTIONS) as channel:
+                stub = usage_grpc.UsageIngestServiceStub(channel)
+                while not self._aggregator.has_changed():
+                    reason = await self._carry(stub.StreamUsage())
+                    delay = await self._rest(delay, reason)
+
+    async def _rest(self, delay: float, reason: str) -> float:
+        """Wait before the next stream; return the delay it had."""
+        # Once per outage and kind: grpc.aio's first reason is at times no more than
+        # INTERNAL, and the next attempt brings the aggregator's own.
+        if self.is_connected:
+            self._told.clear()
+        kind = reason.partition(":")[0]
+        if kind not in self._told:
+            self._told.add(kind)
+            target = self._aggregator.target
+            _log.warning("aggregator.lost", target=target, reason=reason)
+        if self._has_progress:
+            delay = 0.0
+        self.is_connected = self._has_progress = False
+        self._take_back()
+        delay = min(max(delay * 2, _FIRST_DELAY_SECONDS), _LONGEST_DELAY_SECONDS)
+        # Jitter: relays that lost it together must not come back in step.
+        await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
+        return delay
 
     async def _carry(self, stream: _Stream) -> str:
         """Use one stream to its end; return why it ended."""
@@ -127,7 +141,7 @@ class Courier:
         await stream.initial_metadata()
         if not stream.done():
             self.is_connected = True
-            _log.info("aggregator.connected", target=self._target)
+            _log.info("aggregator.connected", target=self._aggregator.target)
         # grpc.aio.EOF has no type of its own.
         while isinstance(response := await stream.read(), usage_pb.StreamUsageResponse):
             self._has_progress = True

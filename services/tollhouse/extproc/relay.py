@@ -18,6 +18,7 @@ import structlog
 
 from tollhouse.adapters.redis.outbox import FIRST, Entry, Leaving, Outbox, Standing
 from tollhouse.adapters.redis.shards import SHARDS
+from tollhouse.adapters.remote import Remote
 from tollhouse.adapters.usage_pb import to_pb_record, to_pb_watermark
 from tollhouse.core.problems import ProtocolError, Unavailable
 from tollhouse.extproc.courier import BATCH_RECORDS, Courier, Parcel
@@ -43,7 +44,7 @@ class Relay:
     def __init__(
         self,
         outbox: Outbox,
-        target: str,
+        aggregator: Remote,
         *,
         linger_seconds: float = 0.2,
         sweep_seconds: float = 3.0,
@@ -52,7 +53,7 @@ class Relay:
         watched: Callable[[Standing], None] = lambda _: None,
     ) -> None:
         self._outbox = outbox
-        self._courier = Courier(target, self._answered)
+        self._courier = Courier(aggregator, self._answered)
         self._linger_seconds = linger_seconds
         self._sweep_seconds = sweep_seconds
         self._claim_idle_ms = round(claim_idle_seconds * 1000)

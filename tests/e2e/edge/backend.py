@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class Received:
     line: str
     headers: dict[str, str]
     body: bytes
+    head: str
+    """The first line and all header lines, also those that come twice."""
 
 
 @dataclass
@@ -40,6 +43,9 @@ class Backend:
     """Listens on a port of its own; the header x-test-script names the script."""
 
     port: int = 0
+    tls: ssl.SSLContext | None = None
+    usual: Sequence[Step] = ()
+    """What it does for a request without that header."""
     received: list[Received] = field(default_factory=list)
     sent: int = 0
     """Steps of bytes written so far by the latest script."""
@@ -51,7 +57,9 @@ class Backend:
 
     async def start(self) -> None:
         """Listen; on the same port as before, if it did."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", self.port, ssl=self.tls
+        )
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -89,8 +97,11 @@ class Backend:
             for name, _, value in (one.partition(":") for one in fields)
         }
         body = await reader.readexactly(int(headers.get("content-length", "0")))
-        self.received.append(Received(line, headers, body))
-        steps = self._scripts[headers["x-test-script"]]()
+        self.received.append(Received(line, headers, body, head))
+        if self.usual and "x-test-script" not in headers:
+            steps = self.usual
+        else:
+            steps = self._scripts[headers["x-test-script"]]()
         self.sent = 0
         self.gone.clear()
         for step in steps:

@@ -26,12 +26,13 @@ from tollhouse.adapters import telemetry
 from tollhouse.adapters.process import run
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.outbox import Outbox
+from tollhouse.adapters.remote import Remote
 from tollhouse.extproc.relay import Relay
 
 async def main(process):
     telemetry.configure("relay")
     redis = await Redis.connect(sys.argv[1])
-    relay = Relay(Outbox(redis, sys.argv[3]), sys.argv[2],
+    relay = Relay(Outbox(redis, sys.argv[3]), Remote(sys.argv[2]),
                   sweep_seconds=0.2, claim_idle_seconds=float(sys.argv[4]))
     async def nothing(): pass
     await process.hold([relay.run], ready=nothing, drain=nothing)

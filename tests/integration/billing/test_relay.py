@@ -25,6 +25,7 @@ from tollhouse.adapters.redis import outbox as outbox_module
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.outbox import FIRST, GROUP, Outbox, Standing
 from tollhouse.adapters.redis.shards import SHARDS, outbox, refused, shard
+from tollhouse.adapters.remote import Remote
 from tollhouse.core.problems import ProtocolError
 from tollhouse.extproc import relay as relay_module
 from tollhouse.extproc.relay import Relay
@@ -33,7 +34,7 @@ from tollhouse.extproc.relay import Relay
 @pytest.fixture
 async def running(client: Redis, aggregator: Aggregator):
     """A relay in this process that sweeps too rarely to help."""
-    relay = Relay(Outbox(client, "here"), aggregator.target, sweep_seconds=3600)
+    relay = Relay(Outbox(client, "here"), Remote(aggregator.target), sweep_seconds=3600)
     task = asyncio.create_task(relay.run())
     yield relay
     assert not task.done(), task
@@ -53,7 +54,7 @@ async def test_the_aggregator_hears_how_old_the_outbox_is(
     seen: list[Standing] = []
     relay = Relay(
         Outbox(client, "here"),
-        aggregator.target,
+        Remote(aggregator.target),
         linger_seconds=3600,
         sweep_seconds=3600,
         watch_seconds=0.05,
@@ -252,7 +253,7 @@ async def test_redis_restarts_with_its_file(
         client = await Redis.connect(server.url)
         relay = Relay(
             Outbox(client, "here"),
-            aggregator.target,
+            Remote(aggregator.target),
             sweep_seconds=0.2,
             claim_idle_seconds=0.5,
         )
@@ -302,7 +303,7 @@ async def test_a_lost_answer_of_redis_is_asked_for_again(
 ):
     """The read took place, its answer came too late: the entries are pending."""
     monkeypatch.setattr(outbox_module, "BUDGET_SECONDS", 0.2)
-    relay = Relay(Outbox(client, "here"), aggregator.target, sweep_seconds=3600)
+    relay = Relay(Outbox(client, "here"), Remote(aggregator.target), sweep_seconds=3600)
     task = asyncio.create_task(relay.run())
     settle(db, [Record.make()])
     relay.notify({shard("acme")})
@@ -365,7 +366,9 @@ async def test_a_part_that_ends_ends_the_relay(client: Redis):
         raise asyncio.CancelledError
 
     for part in (returns, is_cancelled):
-        relay = Relay(Outbox(client, "here"), "unix:/nowhere", sweep_seconds=3600)
+        relay = Relay(
+            Outbox(client, "here"), Remote("unix:/nowhere"), sweep_seconds=3600
+        )
         relay._forget = part  # type: ignore[method-assign]
         with pytest.raises(ExceptionGroup) as caught:
             await asyncio.wait_for(relay.run(), 5)

@@ -11,10 +11,10 @@ from tollhouse.adapters.address import Address
 from tollhouse.cli.bootstrap import (
     BootstrapError,
     Edge,
-    Tls,
     read_bootstrap,
     render_bootstrap,
 )
+from tollhouse.cli.envoy_tls import Tls
 from tollhouse.cli.places import default_envoy
 
 ENVOY = default_envoy()
