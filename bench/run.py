@@ -14,16 +14,13 @@ import os
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from bench.loads import STREAMS, Load, stream, wrk
 from bench.shapes import (
-    ROOT,
     Shape,
     compiled,
     running_alone,
@@ -32,26 +29,9 @@ from bench.shapes import (
     running_upstream,
 )
 
-_STREAMS = 100
 _CHUNKS = 200
 _INTERVAL_MS = 5
-_SETTLE_SECONDS = 0.5
 _GROUPS = ("envoy", "python", "redis")
-_MIB = 1 << 20
-
-
-@dataclass(frozen=True)
-class Load:
-    """What one load did to one shape."""
-
-    requests: int
-    seconds: float
-    p50_ms: float
-    p99_ms: float
-    cpu_us: Mapping[str, float]
-    """CPU microseconds per request, by group of processes."""
-    rss_mib: Mapping[str, float]
-    """Resident memory of the largest process of each group."""
 
 
 Figures = dict[str, dict[str, list[Load]]]
@@ -68,13 +48,13 @@ def main() -> int:
     with _shapes(arguments.workers) as (folder, shapes):
         streams = compiled("streams", folder)
         loads: dict[str, Callable[[Shape], Load]] = {
-            "c=1": lambda shape: _wrk(shape, 1, arguments.seconds),
-            "c=32": lambda shape: _wrk(shape, 32, arguments.seconds),
-            "streams": lambda shape: _stream(shape, streams, arguments.seconds),
+            "c=1": lambda shape: wrk(shape, 1, arguments.seconds),
+            "c=32": lambda shape: wrk(shape, 32, arguments.seconds),
+            "streams": lambda shape: stream(shape, streams, arguments.seconds),
         }
         figures: Figures = {shape.name: {} for shape in shapes}
         for shape in shapes:
-            _wrk(shape, 8, 1)  # connections and interpreters warm
+            wrk(shape, 8, 1)  # connections and interpreters warm
         for number in range(arguments.rounds):
             sys.stderr.write(f"round {number + 1} of {arguments.rounds}\n")
             for name, load in loads.items():
@@ -112,73 +92,6 @@ def _shapes(workers: int) -> Iterator[tuple[Path, list[Shape]]]:
             *stack.enter_context(running_tollhouse(folder, upstream, workers=workers)),
         ]
         yield folder, shapes
-
-
-def _wrk(shape: Shape, connections: int, seconds: int) -> Load:
-    command = (
-        *("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "5s"),
-        *("-s", str(ROOT / "bench" / "post.lua")),
-        *(f"http://127.0.0.1:{shape.port}/v1/chat/completions", "--", shape.key),
-    )
-    output, cpu, rss = _measured(shape, command)
-    line = next(line for line in output.splitlines() if line.startswith("RESULT"))
-    requests, failed, duration, p50, p99 = map(int, line.split()[1:])
-    _refuse(shape, failed, requests)
-    return Load(
-        requests,
-        duration / 1e6,
-        p50 / 1e3,
-        p99 / 1e3,
-        {group: used / requests * 1e6 for group, used in cpu.items()},
-        rss,
-    )
-
-
-def _stream(shape: Shape, binary: str, seconds: int) -> Load:
-    began = time.monotonic()
-    output, cpu, rss = _measured(
-        shape, (binary, str(shape.port), str(_STREAMS), str(seconds), shape.key)
-    )
-    complete, failed, p50, p99 = map(float, output.split())
-    _refuse(shape, int(failed), int(complete))
-    return Load(
-        int(complete),
-        time.monotonic() - began,
-        p50,
-        p99,
-        {group: used / complete * 1e6 for group, used in cpu.items()},
-        rss,
-    )
-
-
-def _refuse(shape: Shape, failed: int, requests: int) -> None:
-    if failed or not requests:
-        raise SystemExit(f"{shape.name}: {failed} of {requests} requests failed")
-
-
-def _measured(
-    shape: Shape, command: Sequence[str]
-) -> tuple[str, dict[str, float], dict[str, float]]:
-    shape.prepare()
-    before = _cpu_seconds(shape)
-    load = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    peak = dict.fromkeys(shape.groups, 0.0)
-    while load.poll() is None:
-        time.sleep(0.2)
-        for group, processes in shape.groups.items():
-            largest = max(process.memory_info().rss for process in processes) / _MIB
-            peak[group] = max(peak[group], largest)
-    output, _ = load.communicate()
-    time.sleep(_SETTLE_SECONDS)
-    after = _cpu_seconds(shape)
-    return output, {group: after[group] - before[group] for group in before}, peak
-
-
-def _cpu_seconds(shape: Shape) -> dict[str, float]:
-    return {
-        group: sum(sum(process.cpu_times()[:2]) for process in processes)
-        for group, processes in shape.groups.items()
-    }
 
 
 def _median(loads: Sequence[Load], figure: Callable[[Load], float]) -> float:
@@ -230,7 +143,7 @@ def _print_promises(figures: Figures) -> None:
         f" {python(tollhouse) / python(bare):.2f} × | ≤ 1.70 × |"
     )
     print(f"| added p50 at c=1 | {added(tollhouse) / added(bare):.2f} × | ≤ 1.50 × |")
-    print(f"| RSS per process at {_STREAMS} streams | {largest:.0f} MB | ≤ 150 MB |")
+    print(f"| RSS per process at {STREAMS} streams | {largest:.0f} MB | ≤ 150 MB |")
 
 
 def _p50(load: Load) -> float:
