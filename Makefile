@@ -1,6 +1,6 @@
 # The tasks of this repository. `make help` lists them; ARGS="..." is passed on.
 .DEFAULT_GOAL := help
-.PHONY: setup up test e2e chaos soak check gen lock bench help
+.PHONY: setup up test e2e attacks chaos soak check gen lock bench help
 
 setup: ## Install what is missing into .venv and .tools; quick when nothing is
 	@scripts/setup.sh
@@ -13,6 +13,10 @@ test: setup ## Run every test, on real Envoy, Redis and Triton
 
 e2e: setup ## Run the end-to-end tests only
 	@.venv/bin/python -m pytest -q tests/e2e $(ARGS)
+
+attacks: setup ## Try every attack, and every guard's absence; write docs/security.md
+	@.venv/bin/python -m tests.e2e.attacks.document
+	@.venv/bin/python -m pytest -q tests/e2e/attacks $(ARGS)
 
 chaos: setup ## Kill parts at random and compare the books: 25 minutes
 	@.venv/bin/python -m tests.chaos $(ARGS)

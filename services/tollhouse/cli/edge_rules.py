@@ -43,6 +43,7 @@ from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutatio
 from envoy_data_plane.google.protobuf import Any as PbAny
 
 from tollhouse.adapters.configuration import Configuration
+from tollhouse.cli import edge_hardening
 from tollhouse.cli.bootstrap import METER
 
 PROOF_HEADER = "x-tollhouse-admitted"
@@ -60,6 +61,7 @@ LEDGER_FIELDS = frozenset(
 def findings(bootstrap: Bootstrap, configuration: Configuration) -> Iterator[str]:
     """Yield `place: what is wrong; remedy` for the two files together."""
     yield from _model_findings(bootstrap, configuration)
+    yield from edge_hardening.admin_findings(bootstrap)
     resources = bootstrap.static_resources
     has_manager = False
     for number, listener in enumerate(resources.listeners if resources else ()):
@@ -127,6 +129,7 @@ def _filters(manager: hcm.HttpConnectionManager) -> list[Message | None]:
 
 def _manager_findings(path: str, manager: hcm.HttpConnectionManager) -> Iterator[str]:
     yield from _filter_findings(f"{path}.http_filters", _filters(manager))
+    yield from edge_hardening.manager_findings(path, manager)
     if not any(
         _strips_ours(item.typed_config)
         for item in manager.early_header_mutation_extensions
@@ -259,6 +262,7 @@ def _host_findings(path: str, host: VirtualHost) -> Iterator[str]:
         place = f"{path}.routes[{number}]{name}"
         if route.route is not None:
             yield from _backend_findings(place, route)
+            yield from edge_hardening.backend_findings(place, route)
         if _enables_ext_proc(route) and _skips_authz(route):
             yield (
                 f"{place}.typed_per_filter_config: ext_authz is disabled where"

@@ -92,6 +92,8 @@ def _way(cluster: str, injected: bool, proof: bytes) -> bytes:  # noqa: FBT001
     headers = {
         "x-tollhouse-admitted": proof,
         "x-tollhouse-cluster": cluster.encode(),
+        # The body was judged as JSON in UTF-8: a backend must not read it otherwise.
+        "content-type": b"application/json",
     }
     if injected:
         headers["x-tollhouse-default-max-tokens"] = b"true"

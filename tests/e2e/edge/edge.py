@@ -79,7 +79,7 @@ class Edge:
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
         await self.process.wait()
-        self.process = await _start(self.folder)
+        self.process = await start_envoy(self.folder)
         await _until_ready(self)
 
     def rss(self) -> int:
@@ -118,7 +118,7 @@ async def running_edge(
     config = folder / "envoy.json"
     tree = _without_route(_patched(tree, dict(patched or {})), without_route)
     config.write_text(json.dumps(tree))
-    process = await _start(folder)
+    process = await start_envoy(folder)
     edge = Edge(
         port=values.listen.port,
         admin=values.admin.port,
@@ -140,7 +140,8 @@ async def running_edge(
         await backend.stop()
 
 
-async def _start(folder: Path) -> asyncio.subprocess.Process:
+async def start_envoy(folder: Path) -> asyncio.subprocess.Process:
+    """Start one with envoy.json of a folder; it logs to envoy.log there."""
     with (folder / "envoy.log").open("ab") as log:
         return await asyncio.create_subprocess_exec(
             *(str(_ENVOY), "-c", str(folder / "envoy.json"), "--concurrency", "1"),

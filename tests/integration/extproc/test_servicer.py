@@ -10,7 +10,9 @@ import grpc.aio
 import pytest
 from structlog.testing import capture_logs
 
+from tests.redis_process import secret_file
 from tollhouse.adapters.metrics import Metrics
+from tollhouse.adapters.redis.access import RedisAccess
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.workers import Workers
@@ -125,6 +127,7 @@ async def test_hangs_up_with_ok_right_after_admission(stub, redis):
         "x-tollhouse-cluster": b"tiny-chat",
         "x-tollhouse-default-max-tokens": b"true",
         "x-tollhouse-exchange": exchange.encode(),
+        "content-type": b"application/json",
         "content-length": str(len(common.body_mutation.body)).encode(),
     } == sent
     assert common.clear_route_cache
@@ -391,11 +394,12 @@ async def test_a_bug_is_an_error_status_never_a_free_ride(server, live, redis):
 
 
 async def test_a_redis_that_does_not_want_us_is_told_to_the_operator(
-    server, live, redis, redis_url
+    server, live, redis, redis_url, tmp_path
 ):
     """It does not pass by itself: somebody has to give us leave."""
     await redis.call("ACL", "SETUSER", "narrow", "on", ">pass", "+ping", "~*")
-    narrow = await Redis.connect(redis_url, username="narrow", password="pass")
+    password = secret_file(tmp_path, "pass")
+    narrow = await Redis.connect(RedisAccess(redis_url, "narrow", password))
     made, address = server
     servicer_of(live, Limiter(narrow), narrow).add_to(made)
     await made.start()

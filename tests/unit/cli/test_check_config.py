@@ -52,8 +52,8 @@ def test_the_repositorys_files_are_fine(capsys):
             id="guarded by a prefix",
         ),
         pytest.param(
-            "&private [x-tollhouse-admitted, ",
-            "&private [",
+            "&private\n                - x-tollhouse-admitted\n",
+            "&private\n",
             "(chat).request_headers_to_remove: the admission proof would reach",
             "add x-tollhouse-admitted",
             id="proof leaks",
@@ -150,6 +150,55 @@ def test_the_repositorys_files_are_fine(capsys):
             id="no meter",
         ),
         pytest.param(
+            "path_with_escaped_slashes_action: REJECT_REQUEST",
+            "path_with_escaped_slashes_action: UNESCAPE_AND_FORWARD",
+            "path_with_escaped_slashes_action: %2F",
+            "set REJECT_REQUEST",
+            id="escaped slashes",
+        ),
+        pytest.param(
+            ", headers_with_underscores_action: REJECT_REQUEST",
+            "",
+            "headers_with_underscores_action: a backend",
+            "set REJECT_REQUEST",
+            id="underscores",
+        ),
+        pytest.param(
+            "normalize_path: true",
+            "normalize_path: false",
+            "normalize_path: dots",
+            "set true",
+            id="dots",
+        ),
+        pytest.param(
+            "use_remote_address: true",
+            "use_remote_address: false",
+            "use_remote_address: clients",
+            "set true",
+            id="claimed address",
+        ),
+        pytest.param(
+            "request_timeout: 30s",
+            "request_timeout: 0s",
+            "request_timeout: slow uploads",
+            "set 30s",
+            id="slow uploads",
+        ),
+        pytest.param(
+            "match: { path: /v1/completions, headers: [{ name: x-tollhouse-admitted,",
+            "match: { prefix: /v1/, headers: [{ name: x-tollhouse-admitted,",
+            "(completions).match: is no exact path",
+            "use path",
+            id="prefix to a backend",
+        ),
+        pytest.param(
+            "                - cookie\n",
+            "",
+            "request_headers_to_remove: the backend gets cookie",
+            "cookie",
+            id="cookies to a backend",
+        ),
+        pytest.param(
             "overrides: {}",
             "disabled: true",
             "route_config: no route enables ext_proc",
@@ -212,3 +261,14 @@ def test_an_empty_bootstrap_is_not_fine(tmp_path):
     found = list(check(CONFIG, empty))
 
     assert any("no listener speaks HTTP" in line for line in found)
+
+
+def test_an_open_admin_is_found(tmp_path):
+    """Without its list of paths it shows the proof that opens the backends."""
+    before, _, rest = ENVOY.read_text().partition("  allow_paths:\n")
+    changed = tmp_path / "envoy.yaml"
+    changed.write_text(before + rest[rest.index("\n\n") :])
+
+    (line,) = check(CONFIG, changed)
+
+    assert line.startswith(f"{changed}: admin.allow_paths: is missing")

@@ -9,18 +9,20 @@ from hypothesis import strategies as st
 
 from tests import examples
 from tollhouse.core.catalog import Operation, Provider
+from tollhouse.core.json_object import MAX_DEPTH, MAX_VALUES
 from tollhouse.core.openai import (
     MAX_CHOICES,
-    MAX_MESSAGES,
-    MAX_VALUES,
     fit,
     forwarded,
     model_list,
     parse,
 )
-from tollhouse.core.problems import Problem
+from tollhouse.core.problems import Kind, Problem
+from tollhouse.core.prompt_fields import MAX_MESSAGES
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
 
 
 MODEL = examples.model()
@@ -90,6 +92,21 @@ class TestBody:
         body = json.dumps(CHAT)[:-1] + f', "x": [{x}]}}'
 
         assert "values" in refusal(body.encode()).message
+
+    @pytest.mark.parametrize(("more", "refused"), [(0, False), (1, True)])
+    @pytest.mark.parametrize("pair", [("[", "]"), ('{"a":', "}")])
+    def test_refuses_what_is_nested_too_deeply(self, pair, more, refused):
+        """The field is named; the top level is the first of the levels."""
+        depth = MAX_DEPTH - 1 + more
+        text = pair[0] * depth + "0" + pair[1] * depth
+        if pair[0] == "[":
+            text = text.replace("0", "")
+        body = f'{json.dumps(CHAT)[:-1]}, "x": {text}}}'.encode()
+
+        if refused:
+            assert "x" == refusal(body).param
+        else:
+            parse(Operation.CHAT, body)
 
     @pytest.mark.parametrize("text", ["[{,", ',"', ",\\", ',\\"', '\\",'])
     def test_a_long_text_is_one_value(self, text):
@@ -240,6 +257,53 @@ class TestCaps:
         """A vendor's field that multiplies the cost is not forwarded unjudged."""
         assert lever == refusal(json.dumps(CHAT | {lever: 1}).encode()).param
 
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"priority": 1},
+            {"guided_whatever_comes": "x"},
+            {"prompt_embeds": "AA"},
+            {"echo": True},
+        ],
+    )
+    def test_names_what_it_does_not_support(self, fields):
+        """By a code of its own, so that a client can leave it out."""
+        (name,) = fields
+        problem = refusal(json.dumps(CHAT | fields).encode())
+
+        assert (problem.param, problem.kind) == (name, Kind.UNSUPPORTED)
+
+    @pytest.mark.parametrize(
+        ("field", "fine", "wrong"),
+        [
+            ("top_logprobs", [None, 0, 20], [-1, 21, True, "5", 1.0]),
+            ("logprobs", [None, True], [1, "true"]),
+            (
+                "logit_bias",
+                [None, {"1": 5}],
+                [[], dict.fromkeys(map(str, range(1025)), 1)],
+            ),
+            ("stop", ["a", ["a"] * 64], [["a"] * 65]),
+            ("stop_token_ids", [[1]], [[1] * 65]),
+        ],
+    )
+    def test_bounds_what_costs_for_every_token(self, field, fine, wrong):
+        """What an engine does once per token of the output."""
+        for value in fine:
+            chat(**{field: value})
+        for value in wrong:
+            problem = refusal(json.dumps(CHAT | {field: value}).encode())
+            assert field == problem.param
+
+    def test_completions_take_a_number_of_logprobs(self):
+        """Where a chat takes true."""
+        body = {"model": "m", "prompt": "hi", "logprobs": 20}
+        parse(Operation.COMPLETIONS, json.dumps(body).encode())
+        body["logprobs"] = 21
+
+        problem = refusal(json.dumps(body).encode(), Operation.COMPLETIONS)
+        assert "logprobs" == problem.param
+
 
 class TestUsage:
     @pytest.mark.parametrize(
@@ -326,6 +390,31 @@ class TestPrompt:
         body = CHAT | {"messages": [{"role": "user", "content": [part]}]}
 
         refusal(json.dumps(body).encode())
+
+    @pytest.mark.parametrize(
+        "part",
+        [
+            {"type": "text", "text": "a", "image_url": {"url": "http://h"}},
+            {"type": "image_url", "image_url": {"url": PIXEL, "uri": "http://h"}},
+            {"type": "image_url", "image_url": {"url": PIXEL}, "uuid": "other"},
+        ],
+    )
+    def test_refuses_what_a_part_may_not_carry(self, part):
+        """A backend may fetch what we did not look at."""
+        message = {"role": "user", "content": [part]}
+        problem = refusal(json.dumps(CHAT | {"messages": [message]}).encode())
+
+        assert problem.param.startswith("messages[0].content[0]")
+
+    @pytest.mark.parametrize(
+        ("operation", "field"),
+        [(Operation.CHAT, "prompt"), (Operation.COMPLETIONS, "messages")],
+    )
+    def test_refuses_the_prompt_of_the_other_operation(self, operation, field):
+        """It would be forwarded, and not measured."""
+        body = json.dumps(CHAT | {"prompt": "hi"}).encode()
+
+        assert field == refusal(body, operation).param
 
     def test_measures_text_in_bytes(self):
         """Bytes, not characters, stand in for tokens."""

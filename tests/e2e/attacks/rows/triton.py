@@ -1,0 +1,210 @@
+"""Triton's own API, which is for nobody outside: over HTTP and over gRPC."""
+
+from tests.e2e.attacks import words
+from tests.e2e.attacks.http1 import ask
+from tests.e2e.attacks.http2 import call, frame
+from tests.e2e.attacks.row import (
+    NO_BYTE,
+    UNIMPLEMENTED,
+    UNKNOWN_URL,
+    Expect,
+    refused,
+    rows,
+)
+
+_EXACT = "exact paths; anything else is a 404"
+_GRPC = "a route answers every gRPC call: UNIMPLEMENTED"
+_TRITON = "/inference.GRPCInferenceService/"
+_PATHS = [
+    (1, "load a model", "POST", "/v2/repository/models/evil/load"),
+    (2, "unload a model", "POST", "/v2/repository/models/tiny-chat/unload"),
+    (3, "list the repository", "POST", "/v2/repository/index"),
+    (4, "map shared memory", "POST", "/v2/systemsharedmemory/region/evil/register"),
+    (5, "show shared memory", "GET", "/v2/systemsharedmemory/status"),
+    (6, "unmap shared memory", "POST", "/v2/systemsharedmemory/unregister"),
+    (7, "map GPU memory", "POST", "/v2/cudasharedmemory/region/evil/register"),
+    (8, "show GPU memory", "GET", "/v2/cudasharedmemory/status"),
+    (9, "write traces to a file", "POST", "/v2/trace/setting"),
+    (10, "trace one model", "POST", "/v2/models/tiny-chat/trace/setting"),
+    (11, "write logs to a file", "POST", "/v2/logging"),
+    (12, "metadata of a model", "GET", "/v2/models/tiny-chat"),
+    (13, "configuration of a model", "GET", "/v2/models/tiny-chat/config"),
+    (14, "statistics of a model", "GET", "/v2/models/stats"),
+    (15, "inference past the meter", "POST", "/v2/models/tiny-chat/infer"),
+    (16, "generation past the meter", "POST", "/v2/models/tiny-chat/generate"),
+    (
+        17,
+        "a generated stream past the meter",
+        "POST",
+        "/v2/models/tiny-chat/generate_stream",
+    ),
+    (18, "metadata of the server", "GET", "/v2"),
+    (19, "health of the server", "GET", "/v2/health/ready"),
+    (20, "metrics", "GET", "/metrics"),
+    (21, "vLLM: load an adapter", "POST", "/v1/load_lora_adapter"),
+    (22, "vLLM: sleep", "POST", "/sleep"),
+    (23, "vLLM: take a profile", "POST", "/start_profile"),
+    (24, "vLLM: count tokens", "POST", "/tokenize"),
+    (25, "vLLM: run a method on all workers", "POST", "/collective_rpc"),
+]
+RPCS = (
+    *("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata"),
+    *("ModelInfer", "ModelStreamInfer", "ModelConfig", "ModelStatistics"),
+    *("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"),
+    *("SystemSharedMemoryStatus", "SystemSharedMemoryRegister"),
+    *("SystemSharedMemoryUnregister", "CudaSharedMemoryStatus"),
+    *("CudaSharedMemoryRegister", "CudaSharedMemoryUnregister"),
+    *("TraceSetting", "LogSettings"),
+)
+"""Every RPC of inference.GRPCInferenceService."""
+_OTHERS = [
+    (30, "another letters' case", "/inference.GRPCInferenceService/modelinfer"),
+    (31, "a doubled slash", "//inference.GRPCInferenceService/ModelInfer"),
+    (32, "dot segments", "/x/../inference.GRPCInferenceService/RepositoryModelLoad"),
+    (33, "reflection", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"),
+    (
+        34,
+        "old reflection",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ),
+    (35, "health", "/grpc.health.v1.Health/Check"),
+    (36, "channels", "/grpc.channelz.v1.Channelz/GetServers"),
+    (37, "our authz", "/envoy.service.auth.v3.Authorization/Check"),
+    (38, "our extproc", "/envoy.service.ext_proc.v3.ExternalProcessor/Process"),
+    (39, "our aggregator", "/tollhouse.usage.v1.UsageIngestService/ReportUsage"),
+    (40, "our usage", "/tollhouse.usage.v1.UsageQueryService/GetUsage"),
+    (41, "our admin API", "/tollhouse.admin.v1.AdminService/CreateKey"),
+    (
+        42,
+        "Envoy's discovery",
+        "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources",
+    ),
+    (43, "a chat in gRPC", words.CHAT),
+    (44, "the list of models in gRPC", words.MODELS),
+    (45, "the health check in gRPC", "/healthz"),
+]
+_A = frame(b"\x0a\x09tiny-chat")
+_B = frame(b"\x0a\x07private")
+
+ROWS = [
+    *rows(
+        "triton",
+        [
+            (at, what, _EXACT, ask(path, method=how), UNKNOWN_URL)
+            for at, what, how, path in _PATHS
+        ],
+    ),
+    *rows(
+        "grpc",
+        [
+            (at, f"Triton's {rpc}", _GRPC, call(f"{_TRITON}{rpc}"), UNIMPLEMENTED)
+            for at, rpc in enumerate(RPCS, start=1)
+        ],
+    ),
+    *rows(
+        "grpc",
+        [(at, what, _GRPC, call(path), UNIMPLEMENTED) for at, what, path in _OTHERS],
+    ),
+    *rows(
+        "grpc",
+        [
+            (
+                50,
+                "a compressed message",
+                _GRPC,
+                call(
+                    f"{_TRITON}ModelInfer",
+                    ("grpc-encoding", "gzip"),
+                    messages=[frame(b"\x1f\x8b", flag=1)],
+                ),
+                UNIMPLEMENTED,
+            ),
+            (
+                51,
+                "a message that says it has 4 GB",
+                _GRPC,
+                call(f"{_TRITON}ModelInfer", messages=[b"\0\xff\xff\xff\xff"]),
+                UNIMPLEMENTED,
+            ),
+            (
+                52,
+                "a second message for another model",
+                _GRPC,
+                call(f"{_TRITON}ModelStreamInfer", messages=[_A, _B]),
+                UNIMPLEMENTED,
+            ),
+            (
+                53,
+                "two models in one message",
+                _GRPC,
+                call(f"{_TRITON}ModelInfer", messages=[frame(_A[5:] + _B[5:])]),
+                UNIMPLEMENTED,
+            ),
+            (
+                54,
+                "a stream that never ends",
+                "no buffer where gRPC is refused",
+                call(f"{_TRITON}ModelStreamInfer", messages=[_A], ends=False),
+                UNIMPLEMENTED,
+            ),
+            (
+                55,
+                "a call without a key",
+                _GRPC,
+                call(f"{_TRITON}ModelInfer", key=None),
+                UNIMPLEMENTED,
+            ),
+            (
+                56,
+                "a call with the proof of admission",
+                _GRPC,
+                call(
+                    words.CHAT,
+                    ("x-tollhouse-admitted", words.PROOF),
+                    ("x-tollhouse-cluster", "tiny-chat"),
+                ),
+                UNIMPLEMENTED,
+            ),
+            (
+                57,
+                "another message format",
+                _GRPC,
+                call(f"{_TRITON}ModelInfer", content_type="application/grpc+json"),
+                UNIMPLEMENTED,
+            ),
+            (
+                58,
+                "gRPC-Web",
+                _EXACT,
+                ask(
+                    f"{_TRITON}RepositoryModelLoad",
+                    "x-grpc-web: 1",
+                    "content-type: application/grpc-web+proto",
+                    body=frame(b""),
+                ),
+                refused(404),
+            ),
+            (
+                59,
+                "gRPC-Web to a chat",
+                "extproc: UTF-8 JSON",
+                call(words.CHAT, content_type="application/grpc-web"),
+                refused(400),
+            ),
+            (
+                60,
+                "the method in a header",
+                _EXACT,
+                ask("/inference.GRPCInferenceService/ModelInfer", body=frame(b"")),
+                UNKNOWN_URL,
+            ),
+            (
+                61,
+                "a path without its slash",
+                "the codec refuses it",
+                call("inference.GRPCInferenceService/ModelInfer"),
+                Expect(frozenset({200, 400, 404, NO_BYTE})),
+            ),
+        ],
+    ),
+]
