@@ -21,10 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import redis
-
 from bench.loads import Load, wrk
 from bench.shapes import Shape, running_tollhouse, running_upstream
+from tests.stack_redis import open_redis
 
 _CONNECTIONS = 32
 _TRIES_AT_ONCE = 8
@@ -164,7 +163,9 @@ def _request() -> bytes:
 
 
 def _look_ups(shape: Shape) -> int:
-    with redis.Redis.from_url(shape.redis_url) as client:
+    if shape.redis is None:
+        return 0
+    with open_redis(shape.redis) as client:
         stats: dict[str, Any] = client.info("commandstats")
         return int(stats.get("cmdstat_hmget", {}).get("calls", 0))
 

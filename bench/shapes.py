@@ -14,9 +14,11 @@ from functools import partial
 from pathlib import Path
 
 import psutil
-import redis
 
+from bench.up import syncer
+from tests.stack_redis import open_redis, operator_of
 from tollhouse.adapters.address import Address
+from tollhouse.adapters.redis.access import RedisAccess
 from tollhouse.cli.bootstrap import Edge, render_bootstrap
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +35,8 @@ class Shape:
     key: str
     groups: Mapping[str, Sequence[psutil.Process]]
     """Its processes: `envoy`, `python`, `redis`."""
+    redis: RedisAccess | None = None
+    """The way to its Redis, as the operator; None: it has none."""
     prepare: Callable[[], object] = lambda: None
     """To be called before each load."""
 
@@ -105,7 +109,7 @@ def running_tollhouse(
     """
     ready = folder / "ready.json"
     command = (
-        *(sys.executable, "-m", "tollhouse.cli", "up"),
+        *(sys.executable, "-m", "bench.up"),
         *("--backend", f"http://127.0.0.1:{upstream}", "--listen", "127.0.0.1:0"),
         *("--config", str(config or ROOT / "bench" / "tollhouse.yaml")),
         *("--state-dir", str(folder / "state"), "--ready-file", str(ready)),
@@ -118,8 +122,9 @@ def running_tollhouse(
             group = part if part in {"envoy", "redis"} else "python"
             groups.setdefault(group, []).append(psutil.Process(pid))
         port = int(told["base_url"].removesuffix("/v1").rpartition(":")[2])
-        shape = Shape("Tollhouse", port, told["api_key"], groups)
-        with redis.Redis.from_url(told["redis_url"]) as client:
+        operator = operator_of(folder / "state")
+        shape = Shape("Tollhouse", port, told["api_key"], groups, operator)
+        with open_redis(syncer(operator.url, folder)) as client:
             yield [
                 replace(
                     shape,

@@ -69,13 +69,14 @@ def running_redis(
     appendonly: str = "no",
     appendfsync: str = "always",
     options: Sequence[str] = (),
+    configuration: Path | None = None,
 ) -> Iterator[RedisServer]:
     """Run a redis-server until the block ends; its files are in `folder`.
 
     Without a folder it has one of its own, short enough for a socket's 107 bytes,
     that goes with it. A second server on the same folder finds what the first one
     left, if that had `appendonly="yes"`. It listens on 127.0.0.1 too if it has a
-    `port`.
+    `port`. What is said here goes before what a `configuration` file says.
     """
     with contextlib.ExitStack() as stack:
         if folder is None:
@@ -85,6 +86,7 @@ def running_redis(
         socket_path, log_path = folder / "redis.sock", folder / "redis.log"
         command = [
             find_binary("redis-server"),
+            *([] if configuration is None else [str(configuration)]),
             *("--port", str(port), "--bind", "127.0.0.1"),
             *("--unixsocket", str(socket_path)),
             *("--dir", str(folder), "--save", ""),
@@ -97,6 +99,14 @@ def running_redis(
         server = RedisServer(process, socket_path, log_path, port)
         _wait_for(server)
         yield server
+
+
+def secret_file(folder: Path, content: str, name: str = "password") -> Path:
+    """Write a file that is not open to everybody, as our processes demand."""
+    path = folder / name
+    path.touch(mode=0o600)
+    path.write_text(f"{content}\n")
+    return path
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -209,7 +219,8 @@ def _wait_for(server: RedisServer) -> None:
             connection.settimeout(1.0)
             connection.connect(str(server.socket_path))
             connection.sendall(b"PING\r\n")
-            if connection.recv(16).startswith(b"+PONG"):
+            # One with users wants to know who asks, and answers so much.
+            if connection.recv(16).startswith((b"+PONG", b"-NOAUTH")):
                 return
         time.sleep(0.01)
     pytest.fail(f"redis-server did not start:\n{server.log_path.read_text()}")

@@ -14,6 +14,8 @@ import redis
 
 from tests.chaos import redis_log
 from tests.chaos.redis_log import RedisLog
+from tests.stack_redis import open_redis
+from tollhouse.adapters.redis.access import RedisAccess
 
 TYPES = ("uncached_input", "cached_input", "output")
 KINDS = ("final", "partial", "abandoned")
@@ -70,9 +72,9 @@ class Ledgers:
     provider: Mapping[Line, int]
 
 
-def read(folder: Path, redis_url: str, provider: Mapping[Line, int]) -> Ledgers:
+def read(folder: Path, access: RedisAccess, provider: Mapping[Line, int]) -> Ledgers:
     """Read what a run left in its folder and in its Redis, which still runs."""
-    with redis.Redis.from_url(redis_url) as client:
+    with open_redis(access) as client:
         windows, exchanges = _windows(client), _exchanges(client)
     return Ledgers(
         engine=_engine(folder / "engine.jsonl"),

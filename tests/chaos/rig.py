@@ -24,10 +24,12 @@ from tests.chaos import redis_log
 from tests.chaos.ledgers import TYPES, Line, of_provider
 from tests.stripe_stand_in.process import StandInProcess
 from tollhouse.adapters.pepper import Pepper
+from tollhouse.adapters.redis.access import RedisAccess
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.customers import Customers
 from tollhouse.adapters.redis.keyring import Keyring
 from tollhouse.adapters.usage_pb import to_pb_record
+from tollhouse.cli.redis_users import OPERATOR
 from tollhouse.cli.state import StateDirectory
 from tollhouse.pb.tollhouse.usage.v1 import usage_pb2 as usage_pb
 from tollhouse.pb.tollhouse.usage.v1 import usage_pb2_grpc as usage_grpc
@@ -164,6 +166,11 @@ class Started:
     base_url: str
     redis_url: str
 
+    def redis_access(self, user: str = OPERATOR) -> RedisAccess:
+        """The way to its Redis, as one of the users."""
+        users = StateDirectory(self.state_dir).redis_users
+        return users.access(self.redis_url, user)
+
     def pid(self, part: str) -> int | None:
         """Process id of a part that runs; None while it is down."""
         pid: int | None = json.loads(self.ready_file.read_text())["pids"].get(part)
@@ -236,11 +243,11 @@ async def admit_tenants(stack: Started) -> dict[str, str]:
     """Make the tenants with keys and customers; their keys by name."""
     pepper = Pepper.read(stack.state_dir / "pepper")
     keys = {}
-    with contextlib.closing(Keyring(stack.redis_url, pepper)) as keyring:
+    with contextlib.closing(Keyring(stack.redis_access(), pepper)) as keyring:
         for tenant, plan in zip(TENANTS, cycle(PLANS), strict=False):
             keyring.create_tenant(tenant, plan)
             keys[tenant], _ = keyring.create_key(tenant)
-    client = await Redis.connect(stack.redis_url, budget_seconds=5.0)
+    client = await Redis.connect(stack.redis_access(), budget_seconds=5.0)
     try:
         for tenant in TENANTS:
             await Customers(client).link(tenant, customer(tenant))

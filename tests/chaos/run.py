@@ -20,6 +20,7 @@ from tests.chaos.load import Load, send, wishes
 from tests.chaos.part import AHEAD_SECONDS
 from tests.chaos.schedule import Blow, Deed, Shape
 from tests.chaos.verdict import Verdict, judge
+from tests.stack_redis import open_redis
 
 LEASE_SECONDS = 20.0
 """How long an exchange may be silent: the end of one that died with its Envoy."""
@@ -240,13 +241,13 @@ async def _run(
     ]
     drained, findings = await _drain(stack, killed_at)
     recognised = _recognised(stack.state_dir / "logs")
-    read = ledgers.read(plan.folder, stack.redis_url, stripe.totals())
+    read = ledgers.read(plan.folder, stack.redis_access(), stripe.totals())
     verdict = judge(read, load.views, killed_at)
     verdict.findings[:0] = findings
     if not verdict.findings:
         await rig.replay(stack)
         await _drain(stack, [])
-        read = ledgers.read(plan.folder, stack.redis_url, stripe.totals())
+        read = ledgers.read(plan.folder, stack.redis_access(), stripe.totals())
         again = judge(read, load.views, killed_at).findings
         verdict.findings += (f"after a replay: {it}" for it in again)
     verdict.findings += await asyncio.to_thread(rig.reconcile, stack, stripe)
@@ -272,7 +273,7 @@ async def _drain(
     calm_at = time.time()
     last_lease = max((it + LEASE_SECONDS for it in killed_at), default=0.0)
     patience = DRAIN_SECONDS + max(0.0, last_lease - calm_at)
-    with redis.Redis.from_url(stack.redis_url) as client:
+    with open_redis(stack.redis_access()) as client:
 
         def is_at_rest() -> bool:
             try:

@@ -19,6 +19,7 @@ from tests.chaos.part import AHEAD_SECONDS
 from tests.chaos.soak_load import Load, Phase
 from tests.chaos.verdict import judge
 from tests.integration.billing.conftest import Part
+from tests.stack_redis import open_redis
 from tollhouse.cli.console import Console
 from tollhouse.cli.state import StateDirectory
 
@@ -59,10 +60,13 @@ class Aggregator(Part):
     """The one aggregator, started and ended by the soak."""
 
     def __init__(self, folder: Path, stack: rig.Started, stripe: rig.Stripe) -> None:
+        access = stack.redis_access("billing")
         settings = {
             "LISTEN": f"unix:{StateDirectory(stack.state_dir).run}/billing.sock",
             "CONFIG": str(folder / "tollhouse.yaml"),
-            "BILLING_REDIS_URL": stack.redis_url,
+            "BILLING_REDIS_URL": access.url,
+            "BILLING_REDIS_USER": "billing",
+            "BILLING_REDIS_PASSWORD_FILE": str(access.password_file),
             "PROVIDER": "stripe",
             "STRIPE_URL": stripe.url,
             "STRIPE_KEY_FILE": str(stripe.key_file),
@@ -90,7 +94,7 @@ async def soak(options: argparse.Namespace, folder: Path) -> int:
                     *("--aggregators", "0", "--workers", str(options.workers)),
                 )
             )
-            db = held.enter_context(redis.Redis.from_url(stack.redis_url))
+            db = held.enter_context(open_redis(stack.redis_access()))
             keys = await rig.admit_tenants(stack)
             aggregator = Aggregator(folder, stack, stripe)
             held.callback(_end, aggregator)
@@ -106,7 +110,7 @@ async def soak(options: argparse.Namespace, folder: Path) -> int:
             aggregator.start()
             drained = await _drain(db, last.waiting)
             await rig.until(lambda: not ledgers.waiting(db), _PATIENCE_SECONDS)
-            read = ledgers.read(folder, stack.redis_url, stripe.totals())
+            read = ledgers.read(folder, stack.redis_access(), stripe.totals())
     verdict = judge(read, load.views, envoy_killed_at=[])
     console.line()
     console.line(_told(options, (before, away), (first, last)))

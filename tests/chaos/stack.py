@@ -70,7 +70,7 @@ class ChaosStack(Stack):
         name = "billing" if number == 1 else f"billing-{number}"
         stripe = {} if self.stripe is None else self.stripe.settings
         settings = {
-            "BILLING_REDIS_URL": self.redis_url,
+            **self._redis_settings("billing"),
             "CONFIG": str(self.config),
             "PROVIDER": "stripe",
             "SEAL_EVERY_SECONDS": str(self.seal_seconds),

@@ -15,7 +15,10 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
 import yaml
+
+from tests.stack_redis import open_redis, operator_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLLHOUSE = [sys.executable, "-P", "-m", "tollhouse.cli"]
@@ -49,6 +52,19 @@ class RunningStack:
     def said(self) -> str:
         """What `up` wrote to its terminal so far."""
         return self.output.read_text()
+
+    def redis(self) -> redis.Redis:
+        """A client of its Redis, as the operator; to be closed."""
+        return open_redis(operator_of(self.state_dir))
+
+    def refused_by_redis(self) -> list[tuple[str, str]]:
+        """Who was refused what since it started, or its log was emptied."""
+        with self.redis() as client:
+            return [
+                (it["username"], it["object"])
+                for it in client.acl_log()
+                if it["reason"] != "auth"  # strangers are no parts
+            ]
 
     def run(self, *command: str) -> str:
         """Run `tollhouse COMMAND` against this stack; return its output."""
@@ -105,13 +121,18 @@ def running_stack(
         if process.poll() is not None or not ready_file.exists():
             pytest.fail(f"tollhouse up is not ready:\n{story(output, state_dir)}")
         ready = json.loads(ready_file.read_text())
-        yield RunningStack(
+        stack = RunningStack(
             process,
             ready_file,
             output,
             state_dir,
             *(ready[it] for it in ("base_url", "api_key", "admin_url", "redis_url")),
         )
+        yield stack
+        if process.poll() is None:
+            # The parts do with what deploy/redis gives them, whatever was tested.
+            with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):
+                assert [] == stack.refused_by_redis()
     finally:
         process.terminate()
         try:

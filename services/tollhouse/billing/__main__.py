@@ -20,6 +20,7 @@ from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.dedupe import Dedupe
 from tollhouse.adapters.redis.leadership import Leadership
 from tollhouse.adapters.redis.windows import Windows
+from tollhouse.adapters.tls import server_tls
 from tollhouse.billing import upkeep
 from tollhouse.billing.config import Settings
 from tollhouse.billing.pace import Pace
@@ -41,13 +42,14 @@ async def main(process: Process, clock: Callable[[], float] = time.time) -> None
     """Wire the process and serve; `clock` gives Unix seconds."""
     settings = read_settings(Settings)
     telemetry.configure(process.name, settings.log_level)
+    tls = server_tls(settings.listen, settings)
     try:
         live = Live(settings.config)
     except ConfigurationError as error:
         raise StartError(str(error)) from error
     async with contextlib.AsyncExitStack() as stack:
         try:
-            redis = await Redis.connect(settings.billing_redis_url)
+            redis = await Redis.connect(settings.redis_access)
         except ValueError as error:
             raise StartError(f"TOLLHOUSE_BILLING_REDIS_URL: {error}") from error
         stack.push_async_callback(redis.close)
@@ -102,6 +104,7 @@ async def main(process: Process, clock: Callable[[], float] = time.time) -> None
             add_servicers,
             settings.listen,
             service_names=_SERVICES,
+            tls=tls,
             background=[
                 live.run,
                 sealer.run,

@@ -4,10 +4,12 @@ from enum import StrEnum
 from pathlib import Path
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from tollhouse.adapters.charge_lines import Format
+from tollhouse.adapters.redis.settings import BillingRedisSettings
 from tollhouse.adapters.telemetry import Level
+from tollhouse.adapters.tls import TlsSettings
 from tollhouse.core.meter import DEPLOYMENT, DEPLOYMENT_NAME
 
 
@@ -25,7 +27,7 @@ class StripeApi(StrEnum):
     METER_EVENT_STREAM = "meter_event_stream"
 
 
-class Settings(BaseSettings):
+class Settings(BillingRedisSettings, TlsSettings):
     """Read once, at start, from the environment."""
 
     model_config = SettingsConfigDict(env_prefix="TOLLHOUSE_", frozen=True)
@@ -33,7 +35,8 @@ class Settings(BaseSettings):
     listen: str = Field(description="where relays find us: unix:/path or host:port")
     billing_redis_url: str = Field(
         description="Redis of the billing windows: unix:///path, "
-        "redis://host:port/0 or redis+cluster://host:port,host:port"
+        "redis://host:port/0 or redis+cluster://host:port,host:port; over TLS "
+        "rediss://… or rediss+cluster://…"
     )
     config: Path = Field(description="tollhouse.yaml: prices and their currency")
     deployment: str = Field(

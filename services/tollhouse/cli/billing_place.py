@@ -4,29 +4,23 @@ import argparse
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.customers import CustomerError
 from tollhouse.cli import keyring
+from tollhouse.cli.redis_options import add_redis, add_state_dir, redis_of
 
 _BUDGET_SECONDS = 5.0
 
 
 def add_billing_options(parser: argparse.ArgumentParser) -> None:
     """Add what says which billing Redis is meant, and `--json`."""
-    parser.add_argument(
-        "--state-dir",
-        type=Path,
-        default=Path(".tollhouse"),
-        metavar="DIR",
-        help="state directory of the running `tollhouse up` (default: .tollhouse)",
-    )
-    parser.add_argument(
+    add_state_dir(parser)
+    add_redis(
+        parser,
         "--billing-redis-url",
-        metavar="URL",
-        help="another Redis of billing: unix:///path, redis://host:port/0 or"
+        "another Redis of billing: unix:///path, redis://host:port/0 or"
         " redis+cluster://host:port,host:port",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -35,10 +29,8 @@ def add_billing_options(parser: argparse.ArgumentParser) -> None:
 @asynccontextmanager
 async def open_billing_redis(args: argparse.Namespace) -> AsyncIterator[Redis]:
     """The Redis the options mean. Raises UnusableError, ValueError."""
-    url = args.billing_redis_url or keyring.local_redis(
-        args.state_dir, "--billing-redis-url"
-    )
-    redis = await Redis.connect(url, budget_seconds=_BUDGET_SECONDS)
+    access = redis_of(args, "--billing-redis-url")
+    redis = await Redis.connect(access, budget_seconds=_BUDGET_SECONDS, is_quiet=True)
     try:
         yield redis
     finally:

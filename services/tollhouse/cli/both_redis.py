@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from tollhouse.adapters.configuration import ConfigurationError
+from tollhouse.adapters.redis.access import RedisAccess
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.cli import keyring
 from tollhouse.cli.console import Console
+from tollhouse.cli.redis_options import add_redis, add_state_dir, redis_of
 from tollhouse.cli.unusable import UnusableError
 from tollhouse.core.problems import Unavailable
 
@@ -24,26 +25,14 @@ _POLL_SECONDS = 0.02
 
 def add_redis_options(parser: argparse.ArgumentParser, *, both: bool) -> None:
     """Add what says which Redis is meant, and `--json`."""
-    parser.add_argument(
-        "--state-dir",
-        type=Path,
-        default=Path(".tollhouse"),
-        metavar="DIR",
-        help="state directory of the running `tollhouse up` (default: .tollhouse)",
-    )
+    add_state_dir(parser)
     forms = "unix:///path, redis://host:port/0 or redis+cluster://host:port,host:port"
     if both:
-        parser.add_argument(
-            "--redis-url",
-            metavar="URL",
-            help=f"another Redis of limits and outboxes: {forms}",
-        )
-    parser.add_argument(
-        "--billing-redis-url",
-        metavar="URL",
-        help=f"another Redis of billing{', if it is not the same' if both else ''}:"
-        f" {forms}",
-    )
+        what = f"another Redis of limits and outboxes: {forms}"
+        add_redis(parser, "--redis-url", what)
+    same = ", if it is not the same" if both else ""
+    what = f"another Redis of billing{same}: {forms}"
+    add_redis(parser, "--billing-redis-url", what)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -75,32 +64,37 @@ def is_local(args: argparse.Namespace) -> bool:
 @asynccontextmanager
 async def open_gateway(args: argparse.Namespace) -> AsyncIterator[Redis]:
     """The gateway's Redis. Raises UnusableError, ValueError, Unavailable."""
-    url = args.redis_url or keyring.local_redis(args.state_dir)
-    async with _connected(url) as redis:
+    async with _connected(redis_of(args, "--redis-url")) as redis:
         yield redis
 
 
 @asynccontextmanager
 async def open_billing(args: argparse.Namespace) -> AsyncIterator[Redis]:
     """The billing Redis: the gateway's unless named. Raises as `open_gateway`."""
-    url = args.billing_redis_url or getattr(args, "redis_url", None)
-    url = url or keyring.local_redis(args.state_dir, "--billing-redis-url")
-    async with _connected(url) as redis:
+    async with _connected(
+        redis_of(args, "--billing-redis-url", "--redis-url")
+    ) as redis:
         yield redis
 
 
 @asynccontextmanager
-async def _connected(url: str) -> AsyncIterator[Redis]:
-    redis = await Redis.connect(url, budget_seconds=_BUDGET_SECONDS)
+async def _connected(access: RedisAccess) -> AsyncIterator[Redis]:
+    redis = await Redis.connect(access, budget_seconds=_BUDGET_SECONDS, is_quiet=True)
     try:
         deadline = time.monotonic() + _CONNECT_SECONDS
         while not redis.connected:
             if time.monotonic() > deadline:
-                raise Unavailable(f"Redis can't be reached: {url}")
+                raise Unavailable(f"Redis can't be reached: {access.url}{_why(redis)}")
             await asyncio.sleep(_POLL_SECONDS)
         yield redis
     finally:
         await redis.close()
+
+
+def _why(redis: Redis) -> str:
+    """What an operator has to mend, if it is no outage."""
+    trouble = redis.trouble
+    return "" if trouble.transient else f" ({trouble})"
 
 
 def reporting(

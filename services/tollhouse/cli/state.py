@@ -2,6 +2,8 @@
 
 <state-dir>/lock              held by the running `up` (flock) and its watchdog
 <state-dir>/pepper            keys' digests are worth nothing without it; made once
+<state-dir>/admin-tokens      who may call the admin API; made once, yours to edit
+<state-dir>/redis-users/      a password for each user of our Redis; made once
 <state-dir>/demo-key          the demo key, readable by its owner only
 <state-dir>/redis/            Redis' append-only file
 <state-dir>/ledger/           Envoy's ledger
@@ -21,6 +23,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tollhouse.cli.redis_users import USERS, RedisUsers
 from tollhouse.cli.unusable import UnusableError
 
 # sun_path holds 108 bytes with the closing NUL: a socket's path must be short, but a
@@ -28,6 +31,7 @@ from tollhouse.cli.unusable import UnusableError
 RUN_PARENT = Path("/tmp")  # noqa: S108 - the folder in it is ours and 0700
 _LOCK_PATIENCE_SECONDS = 2.0
 _PEPPER_BYTES = 32
+_PASSWORD_BYTES = 32
 
 
 class StateError(UnusableError):
@@ -43,10 +47,12 @@ class StateDirectory:
         digest = hashlib.blake2b(os.fsencode(self.path), digest_size=5).hexdigest()
         self.run = RUN_PARENT / f"tollhouse-{os.getuid()}-{digest}"
         self.redis = self.path / "redis"
+        self.redis_users = RedisUsers(self.path / "redis-users")
         self.ledger = self.path / "ledger"
         self.billing = self.path / "billing"
         self.logs = self.path / "logs"
         self.pepper = self.path / "pepper"
+        self.admin_tokens = self.path / "admin-tokens"
         self.demo_key = self.path / "demo-key"
         self.truth_log = self.path / "truth.jsonl"
         self.proof = self.run / "proof"
@@ -117,7 +123,8 @@ class StateDirectory:
                 return
 
     def _prepare(self) -> None:
-        for folder in (self.redis, self.ledger, self.logs):
+        users = self.redis_users
+        for folder in (self.redis, users.folder, self.ledger, self.logs):
             folder.mkdir(mode=0o700, exist_ok=True)
         shutil.rmtree(self.run, ignore_errors=True)
         try:
@@ -133,6 +140,11 @@ class StateDirectory:
         write_secret(self.proof, secrets.token_hex(32))
         if not self.pepper.exists():
             write_secret(self.pepper, secrets.token_hex(_PEPPER_BYTES))
+        if not self.admin_tokens.exists():
+            write_secret(self.admin_tokens, f"local:{secrets.token_hex(32)}")
+        for path in map(users.password_file, USERS):
+            if not path.exists():
+                write_secret(path, secrets.token_hex(_PASSWORD_BYTES))
 
 
 def write_secret(path: Path, text: str) -> None:

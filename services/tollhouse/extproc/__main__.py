@@ -18,6 +18,8 @@ from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.outbox import Outbox
 from tollhouse.adapters.redis.positions import Positions
 from tollhouse.adapters.redis.workers import Workers
+from tollhouse.adapters.remote import Remote, RemoteSettings, open_remote
+from tollhouse.adapters.tls import server_tls
 from tollhouse.adapters.tokenizer import Tokenizers
 from tollhouse.core.experience import Experience
 from tollhouse.extproc.config import Settings
@@ -35,6 +37,8 @@ async def main(process: Process) -> None:
     """Wire the parts and serve."""
     settings = read_settings(Settings)
     telemetry.configure(process.name, settings.log_level)
+    tls = server_tls(settings.listen, settings)
+    aggregator = _aggregator(settings)
     tokenizers = Tokenizers()
     try:
         live = Live(
@@ -46,7 +50,7 @@ async def main(process: Process) -> None:
     admin = _admin(settings)
     reader = _reader(settings)
     try:
-        redis = await Redis.connect(settings.redis_url)
+        redis = await Redis.connect(settings.redis_access)
     except ValueError as error:
         raise StartError(f"TOLLHOUSE_REDIS_URL: {error}") from error
     worker = f"{settings.node}/{settings.worker}"
@@ -55,9 +59,7 @@ async def main(process: Process) -> None:
     workers = Workers(redis, worker, minimum=settings.min_workers)
     experience = Experience()
     learner = Learner(Lessons(redis), metrics)
-    relay = Relay(
-        Outbox(redis, settings.worker), settings.billing_target, watched=metrics.waits
-    )
+    relay = Relay(Outbox(redis, settings.worker), aggregator, watched=metrics.waits)
     settler = Settler(
         reader,
         Positions(redis, settings.node),
@@ -87,6 +89,7 @@ async def main(process: Process) -> None:
             servicer.add_to,
             settings.listen,
             service_names=[SERVICE],
+            tls=tls,
             background=[
                 settler.read,
                 settler.reap,
@@ -120,6 +123,23 @@ def _proof(settings: Settings) -> bytes:
             "A-Z a-z 0-9 _ -, the value Envoy's backend routes require"
         )
     return proof
+
+
+def _aggregator(settings: Settings) -> Remote:
+    cert, key, of = settings.billing_cert_file, settings.billing_key_file, "BILLING"
+    if settings.billing_ca_file is not None and cert is None and key is None:
+        cert, key, of = settings.tls_cert_file, settings.tls_key_file, "TLS"
+        if cert is None:  # nor has the server one: the remedy is the client's own
+            of = "BILLING"
+    return open_remote(
+        RemoteSettings(
+            target=("TOLLHOUSE_BILLING_TARGET", settings.billing_target),
+            ca_file=("TOLLHOUSE_BILLING_CA_FILE", settings.billing_ca_file),
+            cert_file=(f"TOLLHOUSE_{of}_CERT_FILE", cert),
+            key_file=(f"TOLLHOUSE_{of}_KEY_FILE", key),
+            server_name=("TOLLHOUSE_BILLING_SERVER_NAME", settings.billing_server_name),
+        )
+    )
 
 
 def _admin(settings: Settings) -> Address | None:

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from tollhouse.adapters.ledger_rotation import LARGEST_BYTES
+from tollhouse.adapters.redis.settings import RedisSettings
 from tollhouse.adapters.telemetry import Level
+from tollhouse.adapters.tls import TlsSettings
 
 
-class Settings(BaseSettings):
+class Settings(RedisSettings, TlsSettings):
     """Read once, at start, from the environment."""
 
     model_config = SettingsConfigDict(env_prefix="TOLLHOUSE_", frozen=True)
@@ -17,7 +19,8 @@ class Settings(BaseSettings):
     listen: str = Field(description="where Envoy finds us: unix:/path or host:port")
     redis_url: str = Field(
         description="Redis of limits, leases and outbox: unix:///path, "
-        "redis://host:port/0 or redis+cluster://host:port,host:port"
+        "redis://host:port/0 or redis+cluster://host:port,host:port; over TLS "
+        "rediss://… or rediss+cluster://…"
     )
     config: Path = Field(description="tollhouse.yaml: models and plans")
     admission_proof_file: Path = Field(
@@ -32,7 +35,23 @@ class Settings(BaseSettings):
     ledger_rotate_bytes: int = Field(
         LARGEST_BYTES, ge=1, description="size from which the ledger is rotated"
     )
-    billing_target: str = Field(description="gRPC target of the billing aggregator")
+    billing_target: str = Field(
+        description="gRPC target of the billing aggregator: unix:/path or host:port"
+    )
+    billing_ca_file: Path | None = Field(
+        None, description="PEM: the authorities that sign the aggregator's certificate"
+    )
+    billing_cert_file: Path | None = Field(
+        None,
+        description="PEM: our certificate towards it (default: TLS_CERT_FILE)",
+    )
+    billing_key_file: Path | None = Field(
+        None, description="PEM: the key of that certificate (default: TLS_KEY_FILE)"
+    )
+    billing_server_name: str | None = Field(
+        None,
+        description="DNS name in its certificate, where it is not the target's host",
+    )
     node: str = Field("local", description="name of the Envoy whose ledger this is")
     worker: str = Field(
         "extproc-0", description="name of this worker, the same over its restarts"

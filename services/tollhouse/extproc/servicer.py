@@ -93,6 +93,7 @@ class ExternalProcessorServicer:
         self._experience = experience
         self._tokenizers = tokenizers
         self._ladder = ladder
+        self._failed_for: str | None = None
         self._metrics = metrics
         self._proof = proof
         self._held = Counter[str]()
@@ -177,11 +178,17 @@ class ExternalProcessorServicer:
 
     async def _reserve(self, command: Reserve) -> Verdict:
         try:
-            return await self._ladder.reserve(command.reservation, command.redis_down)
+            verdict = await self._ladder.reserve(
+                command.reservation, command.redis_down
+            )
         except Unavailable as error:
-            if not error.transient:  # of the others the ladder tells, once
-                _log.error("reservation.failed", reason=str(error))
+            # Of the others the ladder tells; these would fill the log as well.
+            if not error.transient and str(error) != self._failed_for:
+                self._failed_for = str(error)
+                _log.error("reservation.failed", reason=self._failed_for)
             return None
+        self._failed_for = None
+        return verdict
 
     async def _hold(self, command: Reserve) -> Verdict:
         """Ask again until there is room, something else refuses, or the time is up."""

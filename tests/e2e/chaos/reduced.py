@@ -28,6 +28,7 @@ from tests.chaos.verdict import Verdict, judge
 from tests.e2e.main.load import Seen
 from tests.integration.billing.conftest import Part
 from tests.redis_process import running_redis
+from tollhouse.adapters.redis.access import RedisAccess
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.customers import Customers
 from tollhouse.adapters.redis.limiter import Limiter
@@ -108,7 +109,7 @@ class Reduced:
                 await self._settle_second_half(limiter, db, wanted[EXCHANGES // 2 :])
                 await self._rest(db)
                 totals = self._stripe.totals()
-                read = ledgers.read(self._folder, self._redis_url, totals)
+                read = ledgers.read(self._folder, RedisAccess(self._redis_url), totals)
         finally:
             await client.close()
         return judge(read, self._views, envoy_killed_at=[])

@@ -96,4 +96,4 @@ def concurrent(stack: RunningStack, tenant: str) -> int:
 
 def connect(stack: RunningStack) -> redis.Redis:
     """Redis as an outsider sees it."""
-    return redis.Redis(unix_socket_path=str(stack.state_dir / "run" / "redis.sock"))
+    return stack.redis()

@@ -149,9 +149,9 @@ def test_a_foreign_backend_is_metered_like_ours(tmp_path, foreign):
     """Same keys, same books, no Triton; it is called by its own name."""
     options = ("--backend", f"http://{foreign}/v1", "--workers", "2")
     with running_stack(tmp_path, *options) as stack:
-        assert {"redis", "billing", "authz", "extproc-0", "extproc-1", "envoy"} == set(
-            stack.pids
-        )
+        assert {
+            *("redis", "billing", "authz", "admin", "extproc-0", "extproc-1", "envoy")
+        } == set(stack.pids)
         answer = chat(stack)
 
         assert foreign == answer.choices[0].message.content

@@ -9,7 +9,8 @@ import time
 import pytest
 import uvloop
 
-from tests.redis_process import find_binary, running_redis
+from tests.redis_process import find_binary, running_redis, secret_file
+from tollhouse.adapters.redis.access import RedisAccess
 from tollhouse.adapters.redis.client import Redis, RedisReplyError, Script, run_all
 from tollhouse.adapters.redis.connection import (
     MOST_WAITING,
@@ -340,13 +341,14 @@ def test_errors_of_a_command(text):
     assert error is failure(error)
 
 
-async def test_credentials_come_apart_from_the_url(server, client):
+async def test_credentials_come_apart_from_the_url(server, client, tmp_path):
     """Passwords are files' business; a URL ends up in logs."""
     await client.call("ACL", "SETUSER", "extproc", "on", ">secret", "~*", "+@all")
     await client.call("CONFIG", "SET", "requirepass", "other")
     stranger = await Redis.connect(server.url)
-    known = await Redis.connect(server.url, username="extproc", password="secret")
-    default = await Redis.connect(server.url, password="other")
+    secret, other = secret_file(tmp_path, "secret"), secret_file(tmp_path, "other", "o")
+    known = await Redis.connect(RedisAccess(server.url, "extproc", secret))
+    default = await Redis.connect(RedisAccess(server.url, password_file=other))
 
     assert b"extproc" == await known.call("ACL", "WHOAMI")
     assert b"default" == await default.call("ACL", "WHOAMI")
@@ -356,7 +358,11 @@ async def test_credentials_come_apart_from_the_url(server, client):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://localhost", "redis://:secret@localhost", "redis://localhost:x"]
+    "url",
+    [
+        *("http://localhost", "redis://localhost:x"),
+        *("redis://:secret@localhost", "redis://secret@localhost"),
+    ],
 )
 async def test_urls_that_can_not_be_meant(url):
     with pytest.raises(ValueError, match=r"^(?!.*secret)"):

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from tests.redis_process import running_cluster, running_redis
+from tests.redis_process import running_cluster, running_redis, secret_file
 from tollhouse.adapters.redis import shards
+from tollhouse.adapters.redis.access import RedisAccess
 from tollhouse.adapters.redis.client import Redis, RedisReplyError, Script, run_all
 from tollhouse.adapters.redis.cluster import key_of, slot_of
 from tollhouse.core.problems import Unavailable
@@ -185,10 +186,11 @@ async def test_a_server_that_is_no_cluster(free_port):
         await client.close()
 
 
-async def test_credentials_are_for_every_node(cluster):
+async def test_credentials_are_for_every_node(cluster, tmp_path):
     for node in cluster.nodes:
         node.ask("ACL", "SETUSER", "extproc", "on", ">secret", "~*", "+@all")
-    client = await Redis.connect(cluster.url, username="extproc", password="secret")
+    password = secret_file(tmp_path, "secret")
+    client = await Redis.connect(RedisAccess(cluster.url, "extproc", password))
 
     for tag in TAGS:
         assert b"extproc" == await client.call("ACL", "WHOAMI") or tag

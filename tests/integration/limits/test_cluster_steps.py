@@ -190,11 +190,11 @@ async def test_credentials_are_anywhere(redis):
     """Key and tenant are hashes of two slots, read in one call or two."""
     for tenant in tenants()[:8]:
         key = {"key_id": "k", "tenant": tenant, "scopes": ""}
-        await redis.call("HSET", "th:key:digest", *_flat(key))
+        await redis.call("HSET", "th:key:v1:digest", *_flat(key))
         owner = {"plan": "demo", "state": "active"}
         await redis.call("HSET", f"th:tenant:{tenant}", *_flat(owner))
         for guess in (None, tenant, "other"):
-            found = await Credentials(redis).find("digest", guess)
+            found = await Credentials(redis).find(["v1:digest"], guess)
             assert found is not None
             assert tenant == found.principal.tenant
 

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from tests.integration.limits import rig
 from tests.integration.limits.keys import dump
-from tests.redis_process import running_redis
+from tests.redis_process import running_redis, secret_file
+from tollhouse.adapters.redis.access import RedisAccess
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.shards import FLEET, shard
@@ -516,13 +517,12 @@ async def test_the_ledger_leaves_no_trace_in_the_fleet_of_what_was_not_there(
     assert [] == [key for key in dump(inspector) if key.startswith("{m0}")]
 
 
-async def test_without_the_tenants_slot_the_fleet_gets_its_part_back():
+async def test_without_the_tenants_slot_the_fleet_gets_its_part_back(tmp_path):
     """A call that fails halfway holds nothing."""
     with running_redis() as server:
         server.ask("ACL", "SETUSER", "half", "on", ">secret", "~{m0}:*", "+@all")
-        redis = await Redis.connect(
-            server.url, budget_seconds=1, username="half", password="secret"
-        )
+        half = RedisAccess(server.url, "half", secret_file(tmp_path, "secret"))
+        redis = await Redis.connect(half, budget_seconds=1)
         limiter = Limiter(redis)
         with pytest.raises(Unavailable, match="NOPERM"):
             await limiter.reserve(ask(Limit(Scope.GLOBAL, Measure.CONCURRENT, 1)))

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from tollhouse.cli.redis_users import USERS
 from tollhouse.cli.state import StateDirectory, StateError, write_whole
 
 
@@ -29,6 +30,20 @@ def test_secrets_are_for_their_owner_only(state):
             assert {0o700} == {mode(state.run), mode(state.redis), mode(state.ledger)}
     finally:
         os.umask(before)
+
+
+def test_each_redis_user_has_a_password_that_stays(state):
+    """Processes of a deployment that outlives a start go on with theirs."""
+    files = [state.redis_users.password_file(it) for it in USERS]
+    with state.hold():
+        passwords = [it.read_text() for it in files]
+        modes = {mode(it) for it in files}
+    with state.hold():
+        again = [it.read_text() for it in files]
+
+    assert passwords == again
+    assert len(USERS) == len(set(passwords))
+    assert ({0o600}, 0o700) == (modes, mode(state.redis_users.folder))
 
 
 def test_the_pepper_stays_and_the_proof_changes(state):

@@ -33,7 +33,7 @@ _REFUSING = frozenset(("NOAUTH", "WRONGPASS", "NOPERM", "DENIED"))
 _INSIDE_SCRIPT = re.compile(r"-([A-Z]+) ")
 """Redis 6.2 wraps what a script's command failed with in an ERR of its own."""
 _SCRIPT_MAY_NOT = "The user executing the script can't"
-"""What a script's command fails with for want of a right: NOPERM, though it says ERR."""
+"""What a script's command fails with without leave: NOPERM, though it is an ERR."""
 _LOST = "the connection to Redis is lost"
 _MISSING = object()
 
