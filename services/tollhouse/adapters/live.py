@@ -92,6 +92,7 @@ def _changes(old: Catalog, new: Catalog) -> dict[str, object]:
     for kind, before, after in (
         ("models", old.models, new.models),
         ("plans", old.plans, new.plans),
+        ("issuers", old.issuers, new.issuers),
     ):
         both = before.keys() & after.keys()
         changes[f"{kind}_added"] = sorted(after.keys() - both)

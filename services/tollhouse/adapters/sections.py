@@ -128,16 +128,7 @@ class ModelSection(Section):
     @field_validator("tokenizer")
     @classmethod
     def _is_there(cls, path: Path | None, info: ValidationInfo) -> Path | None:
-        if path is None:
-            return None
-        context: dict[str, Any] = info.context or {}
-        found: Path = (context.get(FOLDER, Path()) / path).absolute()
-        if not found.is_file():
-            raise ValueError(
-                f"no file {found}; name the model's tokenizer.json, absolute or "
-                "relative to this file, or leave it out"
-            )
-        return found
+        return found(path, info, "the model's tokenizer.json")
 
     @model_validator(mode="after")
     def _sizes(self) -> "ModelSection":
@@ -204,6 +195,20 @@ class EngineSection(Section):
     itl_ms: Annotated[float, Field(gt=0)] = 15
     prefill_ms_per_token: Annotated[float, Field(ge=0)] = 0.05
     max_num_seqs: Count = 8
+
+
+def found(path: Path | None, info: ValidationInfo, what: str) -> Path | None:
+    """Make a path absolute. Raises ValueError where there is no file."""
+    if path is None:
+        return None
+    context: dict[str, Any] = info.context or {}
+    place: Path = (context.get(FOLDER, Path()) / path).absolute()
+    if not place.is_file():
+        raise ValueError(
+            f"no file {place}; name {what}, absolute or relative to this file, or "
+            "leave it out"
+        )
+    return place
 
 
 def to_money(amount: Decimal | None) -> int | None:

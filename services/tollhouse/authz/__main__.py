@@ -1,7 +1,11 @@
 """Run authz: `python -m tollhouse.authz`, settings from the environment."""
 
+from collections.abc import Callable, Mapping
+
 from tollhouse.adapters import telemetry
+from tollhouse.adapters.configuration import ConfigurationError
 from tollhouse.adapters.grpc_server import serve
+from tollhouse.adapters.live import Live
 from tollhouse.adapters.pepper import PepperError, PepperFile
 from tollhouse.adapters.process import Process, StartError, read_settings, run
 from tollhouse.adapters.redis.changes import CHANGED
@@ -10,8 +14,10 @@ from tollhouse.adapters.redis.credentials import Credentials
 from tollhouse.adapters.redis.redis_py import asyncio_clients
 from tollhouse.adapters.redis.subscription import Subscription
 from tollhouse.adapters.tls import server_tls
+from tollhouse.adapters.tokens import Tokens
 from tollhouse.authz.config import Settings
 from tollhouse.authz.servicer import SERVICE, AuthorizationServicer
+from tollhouse.core.issuer import Issuer
 
 
 async def main(process: Process) -> None:
@@ -20,20 +26,22 @@ async def main(process: Process) -> None:
     telemetry.configure(process.name, settings.log_level)
     tls = server_tls(settings.listen, settings)
     try:
+        live = None if settings.config is None else Live(settings.config)
+        tokens = Tokens(_issuers(live))
         peppers = PepperFile(settings.pepper_file)
         clients = asyncio_clients(settings.redis_access)
         redis_ = await Redis.connect(settings.redis_access)
-    except PepperError as error:
+    except (ConfigurationError, PepperError) as error:
         raise StartError(str(error)) from error
     except ValueError as error:
         raise StartError(f"TOLLHOUSE_REDIS_URL: {error}") from error
-    servicer = AuthorizationServicer(Credentials(redis_), lambda: peppers.pepper)
-    changes = Subscription(
-        clients,
-        CHANGED,
-        heard=servicer.changed,
-        began=servicer.missed,
+    servicer = AuthorizationServicer(
+        Credentials(redis_), lambda: peppers.pepper, tokens
     )
+    changes = Subscription(
+        clients, CHANGED, heard=servicer.changed, began=servicer.missed
+    )
+    followed = [] if live is None else [live.run]
     try:
         await serve(
             process,
@@ -41,10 +49,16 @@ async def main(process: Process) -> None:
             settings.listen,
             service_names=[SERVICE],
             tls=tls,
-            background=[changes.run, peppers.run],
+            background=[changes.run, peppers.run, tokens.run, *followed],
         )
     finally:
         await redis_.close()
+
+
+def _issuers(live: Live | None) -> Callable[[], Mapping[str, Issuer]]:
+    """Say who may issue JWTs at the moment: nobody, without a tollhouse.yaml."""
+    nobody: Mapping[str, Issuer] = {}
+    return lambda: nobody if live is None else live.catalog.issuers
 
 
 if __name__ == "__main__":

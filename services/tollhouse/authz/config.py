@@ -23,4 +23,7 @@ class Settings(RedisSettings, TlsSettings):
     pepper_file: Path = Field(
         description="file with the secret that key digests are made with"
     )
+    config: Path | None = Field(
+        None, description="tollhouse.yaml; without it there are keys, and no JWTs"
+    )
     log_level: Level = Field("info", description="debug, info, warning or error")

@@ -6,7 +6,6 @@ followed; an error of ours, or none in time, is a 503 (`status_on_error`).
 
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 import grpc
 import structlog
@@ -14,10 +13,10 @@ import structlog
 from tollhouse.adapters.pepper import Pepper
 from tollhouse.adapters.redis.changes import key_changed, tenant_changed
 from tollhouse.adapters.redis.credentials import Credentials
+from tollhouse.adapters.tokens import Tokens
 from tollhouse.authz import convert
 from tollhouse.authz.cache import Cache, Undecided
 from tollhouse.authz.convert import Passage
-from tollhouse.core.assertion import Assertion
 from tollhouse.core.identity import (
     Credential,
     bearer_of,
@@ -33,11 +32,6 @@ SERVICE = "envoy.service.auth.v3.Authorization"
 _log = structlog.get_logger()
 
 
-class Tokens(Protocol):
-    def may_be_token(self, bearer: str) -> bool: ...
-    async def identify(self, token: str) -> Assertion | None: ...
-
-
 class AuthorizationServicer:
     """Answers checks from memory, and from Redis where that has none."""
 
@@ -45,7 +39,7 @@ class AuthorizationServicer:
         self,
         credentials: Credentials,
         pepper: Callable[[], Pepper],
-        tokens: Tokens | None = None,
+        tokens: Tokens,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -133,7 +127,7 @@ class AuthorizationServicer:
                 key_changed(key_id_of(bearer)),
                 lambda previous: self._find_key(pepper, bearer, previous),
             )
-        if self._tokens is not None and self._tokens.may_be_token(bearer):
+        if self._tokens.may_be_token(bearer):
             return await self._of_tokens.get(
                 digest, "", lambda previous: self._find_token(bearer, previous)
             )
@@ -147,7 +141,6 @@ class AuthorizationServicer:
         return _to_passage(found, previous)
 
     async def _find_token(self, token: str, previous: Passage | None) -> Passage | None:
-        assert self._tokens is not None
         try:
             assertion = await self._tokens.identify(token)
         except Unavailable as error:

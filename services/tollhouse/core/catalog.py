@@ -5,10 +5,11 @@ decides about an exchange gets it passed in.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from tollhouse.core.issuer import Issuer
 from tollhouse.core.limits import Allowance
 
 MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}"
@@ -124,11 +125,12 @@ class Catalog:
     """Everything on offer, replaced whole when tollhouse.yaml changes.
 
     `limits` are those of the whole gateway; `currency` is that of all prices, an ISO
-    4217 code in small letters. Compares by identity: what was worked out
-    for one catalog is kept under it.
+    4217 code in small letters; `issuers` are those whose tokens open it. Compares by
+    identity: what was worked out for one catalog is kept under it.
     """
 
     models: Mapping[str, Model]
     plans: Mapping[str, Plan]
     limits: Allowance = UNLIMITED
     currency: str = "usd"
+    issuers: Mapping[str, Issuer] = field(default_factory=dict)

@@ -74,8 +74,11 @@ class Authz:
         return self.popen.returncode, out
 
 
-def environment(folder: Path, redis_url: str, pepper: Path) -> dict[str, str]:
+def environment(
+    folder: Path, redis_url: str, pepper: Path, config: Path | None = None
+) -> dict[str, str]:
     """What authz reads at start."""
+    configured = {} if config is None else {"TOLLHOUSE_CONFIG": str(config)}
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
@@ -83,18 +86,21 @@ def environment(folder: Path, redis_url: str, pepper: Path) -> dict[str, str]:
         "TOLLHOUSE_REDIS_URL": redis_url,
         "TOLLHOUSE_PEPPER_FILE": str(pepper),
         "TOLLHOUSE_LOG_LEVEL": "debug",
+        **configured,
     }
 
 
 @contextlib.contextmanager
-def running_authz(folder: Path, redis_url: str, pepper: Path) -> Iterator[Authz]:
+def running_authz(
+    folder: Path, redis_url: str, pepper: Path, config: Path | None = None
+) -> Iterator[Authz]:
     """Run authz until the block ends."""
     popen = subprocess.Popen(
         [sys.executable, "-m", "tollhouse.authz"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment(folder, redis_url, pepper),
+        env=environment(folder, redis_url, pepper, config),
     )
     with grpc.insecure_channel(f"unix:{folder}/authz.sock") as channel:
         try:

@@ -118,6 +118,7 @@ def test_the_repositorys_own_file_shows_what_works(tmp_path):
     assert (model.capacity, model.hold_seconds) == (100_000, 0.5)
     assert model.tokenizer is not None
     assert model.tokenizer.samefile(ROOT / "deploy/engine/release/tokenizer.json")
+    assert catalog.issuers["keycloak"].audiences == {"tollhouse"}
     assert catalog.limits == Allowance(concurrent=4000)
 
 

@@ -110,6 +110,24 @@ async def test_a_changed_model_is_named(path):
         assert live.catalog.models["m"].context == 200
 
 
+async def test_changed_issuers_are_named(path):
+    """A change of nothing else is one: whoever is trusted no more is out."""
+    issuer = {
+        "issuer": "https://a",
+        "audiences": ["x"],
+        "jwks_uri": "https://a/keys",
+        "tenant": {"name": "acme"},
+        "scopes": {"grant": ["chat:write"]},
+    }
+    async with following(path) as (live, logs):
+        path.write_text(text(issuers={"a": issuer, "b": issuer | {"issuer": "b"}}))
+        assert (await logged(logs, 1))["issuers_added"] == ["a", "b"]
+        path.write_text(text(issuers={"a": issuer | {"audiences": ["y"]}}))
+        told = await logged(logs, 2)
+        assert (told["issuers_changed"], told["issuers_removed"]) == (["a"], ["b"])
+        assert live.catalog.issuers["a"].audiences == {"y"}
+
+
 async def test_the_same_again_is_no_change(path):
     """Written anew, with a comment or touched: nothing happens."""
     async with following(path) as (live, logs):
