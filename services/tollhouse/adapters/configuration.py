@@ -121,6 +121,7 @@ class StrictLoader(yaml.SafeLoader):
     """
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge, within bounds. Raises ConstructorError."""
         super().flatten_mapping(node)
         if len(node.value) > MOST_MERGED:
             raise yaml.constructor.ConstructorError(
@@ -128,6 +129,7 @@ class StrictLoader(yaml.SafeLoader):
             )
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:  # noqa: FBT001, FBT002
+        """Make the mapping, each key once. Raises ConstructorError."""
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):

@@ -284,7 +284,7 @@ def _next_message(heard: "redis.client.PubSub") -> str:
 
 
 def test_networks(workers, keyring: Keyring):
-    """A bound key passes from its networks and is refused elsewhere, whatever it may."""
+    """A bound key passes from its networks, and opens nothing from elsewhere."""
     key, _ = keyring.create_key("acme", networks=("203.0.113.0/24", "2001:db8::/32"))
     worker = workers[0]
 
