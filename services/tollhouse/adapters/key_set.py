@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt import PyJWK, PyJWS, PyJWTError
 
@@ -54,9 +55,13 @@ class PublicKey:
         self.name = name
         self.algorithm = algorithm
         self.jwk = PyJWK(members, str(algorithm))
+        self._signature_length = _signature_length(self.jwk.key)
 
     def has_signed(self, token: str) -> bool:
         """Whether the signature of a token is one of this key and algorithm."""
+        # OpenSSL takes RSA-PSS without its leading zeros, against RFC 8017 §8.1.2.
+        if len(token) - token.rindex(".") - 1 != self._signature_length:
+            return False
         try:
             _jws.decode_complete(
                 token,
@@ -173,6 +178,18 @@ def _fit(item: dict[str, Any]) -> list[Algorithm]:
     return [
         it for it in _BY_TYPE.get((item["kty"], curve), ()) if item.get("alg", it) == it
     ]
+
+
+def _signature_length(key: Any) -> int:
+    """How many letters of base64url a signature has."""
+    match key:
+        case RSAPublicKey():
+            size = (key.key_size + 7) // 8
+        case EllipticCurvePublicKey():
+            size = 2 * ((key.key_size + 7) // 8)
+        case _:
+            size = 64  # Ed25519
+    return (size * 4 + 2) // 3
 
 
 def _check_rsa(key: RSAPublicKey) -> None:

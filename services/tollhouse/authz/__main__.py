@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from tollhouse.adapters import telemetry
 from tollhouse.adapters.configuration import ConfigurationError
 from tollhouse.adapters.grpc_server import serve
+from tollhouse.adapters.jwts import Jwts
 from tollhouse.adapters.live import Live
 from tollhouse.adapters.pepper import PepperError, PepperFile
 from tollhouse.adapters.process import Process, StartError, read_settings, run
@@ -14,7 +15,6 @@ from tollhouse.adapters.redis.credentials import Credentials
 from tollhouse.adapters.redis.redis_py import asyncio_clients
 from tollhouse.adapters.redis.subscription import Subscription
 from tollhouse.adapters.tls import server_tls
-from tollhouse.adapters.tokens import Tokens
 from tollhouse.authz.config import Settings
 from tollhouse.authz.servicer import SERVICE, AuthorizationServicer
 from tollhouse.core.issuer import Issuer
@@ -27,7 +27,7 @@ async def main(process: Process) -> None:
     tls = server_tls(settings.listen, settings)
     try:
         live = None if settings.config is None else Live(settings.config)
-        tokens = Tokens(_issuers(live))
+        jwts = Jwts(_issuers(live))
         peppers = PepperFile(settings.pepper_file)
         clients = asyncio_clients(settings.redis_access)
         redis_ = await Redis.connect(settings.redis_access)
@@ -35,9 +35,7 @@ async def main(process: Process) -> None:
         raise StartError(str(error)) from error
     except ValueError as error:
         raise StartError(f"TOLLHOUSE_REDIS_URL: {error}") from error
-    servicer = AuthorizationServicer(
-        Credentials(redis_), lambda: peppers.pepper, tokens
-    )
+    servicer = AuthorizationServicer(Credentials(redis_), lambda: peppers.pepper, jwts)
     changes = Subscription(
         clients, CHANGED, heard=servicer.changed, began=servicer.missed
     )
@@ -49,7 +47,7 @@ async def main(process: Process) -> None:
             settings.listen,
             service_names=[SERVICE],
             tls=tls,
-            background=[changes.run, peppers.run, tokens.run, *followed],
+            background=[changes.run, peppers.run, jwts.run, *followed],
         )
     finally:
         await redis_.close()

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import grpc
 import structlog
 
+from tollhouse.adapters.jwts import Jwts
 from tollhouse.adapters.pepper import Pepper
 from tollhouse.adapters.redis.changes import key_changed, tenant_changed
 from tollhouse.adapters.redis.credentials import Credentials
-from tollhouse.adapters.tokens import Tokens
 from tollhouse.authz import convert
 from tollhouse.authz.cache import Cache, Undecided
 from tollhouse.authz.convert import Passage
@@ -39,7 +39,7 @@ class AuthorizationServicer:
         self,
         credentials: Credentials,
         pepper: Callable[[], Pepper],
-        tokens: Tokens,
+        jwts: Jwts,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -49,11 +49,11 @@ class AuthorizationServicer:
         """
         self._credentials = credentials
         self._pepper = pepper
-        self._tokens = tokens
+        self._jwts = jwts
         self._clock = clock
-        # Apart: a provider that makes tokens without end can push out no key.
+        # Apart: a provider that makes JWTs without end can push out no key.
         self._of_keys = Cache(_names_of)
-        self._of_tokens = Cache(_names_of)
+        self._of_jwts = Cache(_names_of)
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register with a server.
@@ -73,12 +73,12 @@ class AuthorizationServicer:
     def changed(self, name: str) -> None:
         """Look again at what this message of `th:changed` names, before it passes."""
         self._of_keys.changed(name)
-        self._of_tokens.changed(name)
+        self._of_jwts.changed(name)
 
     def missed(self) -> None:
         """Look again at everything: messages may have gone by."""
         self._of_keys.missed()
-        self._of_tokens.missed()
+        self._of_jwts.missed()
 
     async def check(
         self,
@@ -127,9 +127,9 @@ class AuthorizationServicer:
                 key_changed(key_id_of(bearer)),
                 lambda previous: self._find_key(pepper, bearer, previous),
             )
-        if self._tokens.may_be_token(bearer):
-            return await self._of_tokens.get(
-                digest, "", lambda previous: self._find_token(bearer, previous)
+        if self._jwts.may_be_jwt(bearer):
+            return await self._of_jwts.get(
+                digest, "", lambda previous: self._find_jwt(bearer, previous)
             )
         return None
 
@@ -140,9 +140,9 @@ class AuthorizationServicer:
         found = await self._credentials.find(pepper.digests(key), tenant)
         return _to_passage(found, previous)
 
-    async def _find_token(self, token: str, previous: Passage | None) -> Passage | None:
+    async def _find_jwt(self, jwt: str, previous: Passage | None) -> Passage | None:
         try:
-            assertion = await self._tokens.identify(token)
+            assertion = await self._jwts.identify(jwt)
         except Unavailable as error:
             raise Undecided from error
         if assertion is None:

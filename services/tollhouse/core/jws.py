@@ -38,7 +38,7 @@ class Unverified:
     claims: dict[str, Any]
 
 
-def is_token(bearer: str) -> bool:
+def is_jwt(bearer: str) -> bool:
     """Whether a bearer credential has the form of a signed token."""
     return len(bearer) <= LONGEST_TOKEN and _TOKEN.fullmatch(bearer) is not None
 

@@ -14,7 +14,7 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from tollhouse.adapters.tokens import Tokens
+from tollhouse.adapters.jwts import Jwts
 from tollhouse.core.identity import parse_scopes
 from tollhouse.core.issuer import Algorithm, Issuer, KeysAt, ScopesFrom, TenantFrom
 
@@ -215,11 +215,11 @@ async def verifying(
     *issuers: Issuer,
     hands: Hands | None = None,
     patience_seconds: float = PATIENCE_SECONDS,
-) -> AsyncIterator[Tokens]:
+) -> AsyncIterator[Jwts]:
     """Trust issuers, with all that goes on behind the requests."""
     hands = hands or Hands()
     catalog = {it.name: it for it in issuers}
-    tokens = Tokens(
+    tokens = Jwts(
         lambda: catalog,
         clock=lambda: hands.wall,
         monotonic=lambda: hands.steady,

@@ -11,18 +11,18 @@ import redis
 import structlog
 
 from tollhouse.adapters import telemetry
+from tollhouse.adapters.jwts import Jwts
 from tollhouse.adapters.pepper import Pepper
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.credentials import Credentials
 from tollhouse.adapters.redis.keyring import Keyring
-from tollhouse.adapters.tokens import Tokens
 from tollhouse.authz.servicer import SERVICE, AuthorizationServicer
 from tollhouse.core.entitlement import Override, Overrides, decode_overrides
 from tollhouse.core.identity import Credential, Principal, parse_scopes
 from tollhouse.core.problems import ProtocolError, Unavailable
 from tollhouse.pb.envoy.service.auth.v3 import external_auth_pb2 as ext_authz
 
-NO_TOKENS = Tokens(dict)
+NO_JWTS = Jwts(dict)
 PEPPER = Pepper({"v1": b"p" * 32})
 NOBODY = f"th_{'nobody' * 2}_{'aB3' * 14}x"
 
@@ -222,7 +222,7 @@ async def test_bug(tmp_path: Path, logged: io.StringIO):
     """A bug of ours is an error to Envoy (a 503), never a pass; it is logged clean."""
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await ask(
-            AuthorizationServicer(Broken(), lambda: PEPPER, NO_TOKENS), tmp_path, NOBODY
+            AuthorizationServicer(Broken(), lambda: PEPPER, NO_JWTS), tmp_path, NOBODY
         )
 
     assert raised.value.code() == grpc.StatusCode.INTERNAL
@@ -238,7 +238,7 @@ async def test_servicer(expires_at, is_suspended, status, tmp_path: Path):
     """Pass, suspended; an expired key is told nothing about its tenant."""
     principal = Principal("acme", "nobodynobody", "demo", parse_scopes("chat:write"))
     credential = Credential(principal, expires_at, is_suspended)
-    servicer = AuthorizationServicer(Fixed(credential), lambda: PEPPER, NO_TOKENS)
+    servicer = AuthorizationServicer(Fixed(credential), lambda: PEPPER, NO_JWTS)
     answer = ext_authz.CheckResponse.FromString(await ask(servicer, tmp_path, NOBODY))
 
     assert int(answer.denied_response.status.code) == status

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tollhouse.core.issuer import Algorithm
-from tollhouse.core.jws import LONGEST_HEADER, LONGEST_TOKEN, is_token, take_apart
+from tollhouse.core.jws import LONGEST_HEADER, LONGEST_TOKEN, is_jwt, take_apart
 
 HEADER = {"alg": "ES256", "kid": "k"}
 CLAIMS = {"iss": "https://id.example.com", "sub": "x"}
@@ -90,8 +90,8 @@ def test_sizes():
         take_apart(token(HEADER | {"x": "x" * (room + 1)}))
     whole = token()
     longest = whole + "A" * (LONGEST_TOKEN - len(whole))
-    assert is_token(longest)
-    assert not is_token(longest + "A")
+    assert is_jwt(longest)
+    assert not is_jwt(longest + "A")
     with pytest.raises(ValueError, match="not a signed token"):
         take_apart(longest + "A")
 

@@ -20,7 +20,7 @@ from tests.integration.identity.provider import (
     until,
     verifying,
 )
-from tollhouse.adapters.tokens import Tokens
+from tollhouse.adapters.jwts import Jwts
 from tollhouse.core.assertion import Assertion, subject_id
 from tollhouse.core.identity import Scope
 from tollhouse.core.issuer import Algorithm, Issuer, KeysAt
@@ -36,7 +36,7 @@ async def test_every_algorithm_we_know(tmp_path, algorithm):
     others = provider.issuer(keys, algorithms=frozenset(Algorithm) - {algorithm})
 
     async with verifying(only) as tokens:
-        assert tokens.may_be_token(token)
+        assert tokens.may_be_jwt(token)
         assert await tokens.identify(token) == Assertion(
             tenant="acme",
             subject_id=subject_id(IDENTIFIER, "user-1"),
@@ -146,7 +146,7 @@ async def test_issuers_follow_the_configuration(tmp_path):
     token = provider.token("ES256")
     elsewhere = key_file(tmp_path, Provider(which="second").jwks("ES256"))
     issuers: dict[str, Issuer] = {}
-    tokens = Tokens(
+    tokens = Jwts(
         lambda: issuers,
         look_seconds=LOOK_SECONDS,
         patience_seconds=PATIENCE_SECONDS,
@@ -159,7 +159,7 @@ async def test_issuers_follow_the_configuration(tmp_path):
 
     async with serving(provider.jwks("ES256")) as server:
         issuer = provider.issuer(KeysAt(uri=server.uri))
-        assert not tokens.may_be_token(token)
+        assert not tokens.may_be_jwt(token)
         assert await tenant() is None
         issuers = {"acme": issuer}
         await until(tenant, "acme")
@@ -168,11 +168,11 @@ async def test_issuers_follow_the_configuration(tmp_path):
         assert len(server.requests) == 1
         issuers = {"acme": dataclasses.replace(issuer, keys=elsewhere)}
         await until(tenant, None)
-        assert tokens.may_be_token(token)
+        assert tokens.may_be_jwt(token)
         issuers = {}
 
         async def may_be():
-            return tokens.may_be_token(token)
+            return tokens.may_be_jwt(token)
 
         await until(may_be, expected=False)
     running.cancel()
@@ -198,7 +198,7 @@ async def test_refusals_are_told_without_what_was_refused(tmp_path):
         with capture_logs() as logs:
             for token in bad:
                 assert await tokens.identify(token) is None
-    assert [it["event"] for it in logs] == ["token.refused"] * len(bad)
+    assert [it["event"] for it in logs] == ["jwt.refused"] * len(bad)
     assert {it["log_level"] for it in logs} == {"debug"}
     assert all("CANARY" not in repr(it) and "eyJ" not in repr(it) for it in logs)
 

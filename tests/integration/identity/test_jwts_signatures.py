@@ -8,6 +8,7 @@ import base64
 import datetime as dt
 import hashlib
 import hmac
+import itertools
 import json
 
 import pytest
@@ -249,6 +250,16 @@ def rsa_signature_not_reduced(them, uri):
         lambda own: (int.from_bytes(own) + n).to_bytes(257),
         "RS256",
     )
+
+
+@ATTACKS.one
+def rsa_leading_zero_left_out(them, uri):
+    """The same number in fewer bytes (RFC 8017 §8.1.2); OpenSSL takes it for PSS."""
+    for number in itertools.count():
+        header, payload, own = parts(them.token("PS256", jti=str(number)))
+        if own[0] == 0:
+            return f"{header}.{payload}.{encode(own[1:])}"
+    raise AssertionError
 
 
 @ATTACKS.one

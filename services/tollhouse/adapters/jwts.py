@@ -1,4 +1,4 @@
-"""Tokens of identity providers: is one good, and for whom does it speak.
+"""JWTs of identity providers: is one good, and for whom does it speak.
 
 The `iss` a token claims chooses the issuer, whose entry in tollhouse.yaml decides all
 the rest. The token itself chooses nothing but among keys the issuer has published.
@@ -14,7 +14,7 @@ import structlog
 
 from tollhouse.core.assertion import Assertion, assertion_of
 from tollhouse.core.issuer import Issuer
-from tollhouse.core.jws import is_token, take_apart
+from tollhouse.core.jws import is_jwt, take_apart
 
 if TYPE_CHECKING:
     from tollhouse.adapters.jwks import IssuerKeys
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 1.0
 """How often it is looked whether issuers have changed or their keys are due."""
 PATIENCE_SECONDS = 0.4
-"""How long a token waits for keys; Envoy waits 0.5 s for our answer."""
+"""How long a JWT waits for keys; Envoy waits 0.5 s for our answer."""
 
 _log = structlog.get_logger()
 
@@ -33,8 +33,8 @@ class _Trusted:
     keys: "IssuerKeys"
 
 
-class Tokens:
-    """Verifies tokens of the issuers there are now."""
+class Jwts:
+    """Verifies JWTs of the issuers there are now."""
 
     def __init__(
         self,
@@ -58,9 +58,9 @@ class Tokens:
         self._trusted: dict[str, _Trusted] = {}
         self._take(self._seen)
 
-    def may_be_token(self, bearer: str) -> bool:
+    def may_be_jwt(self, bearer: str) -> bool:
         """Whether a bearer credential is worth a look; costs nothing."""
-        return bool(self._trusted) and is_token(bearer)
+        return bool(self._trusted) and is_jwt(bearer)
 
     async def identify(self, token: str) -> Assertion | None:
         """Who a token speaks for, None for one that is not good, whatever the reason.
@@ -71,7 +71,7 @@ class Tokens:
         try:
             return await self._verify(token)
         except ValueError as error:
-            _log.debug("token.refused", reason=str(error))
+            _log.debug("jwt.refused", reason=str(error))
             return None
 
     async def run(self) -> None:

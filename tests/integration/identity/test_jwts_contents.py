@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.integration.identity.attacking import Attacks
 from tests.integration.identity.provider import IDENTIFIER, Provider, key_file
-from tollhouse.adapters.tokens import Tokens
+from tollhouse.adapters.jwts import Jwts
 
 ATTACKS = Attacks()
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -32,7 +32,7 @@ def test_no_other_text_is_the_same_token(tmp_path, algorithm):
     issuer = them.issuer(key_file(tmp_path, them.jwks(algorithm)))
     token = them.token(algorithm)
     letters = st.sampled_from(LETTERS + ".=+/~ \n\0")
-    tokens = Tokens(lambda: {"acme": issuer})
+    tokens = Jwts(lambda: {"acme": issuer})
     with asyncio.Runner() as runner:
         assert runner.run(tokens.identify(token)) is not None
 
