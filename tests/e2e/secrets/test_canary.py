@@ -28,10 +28,18 @@ from tests.e2e.running_stack import (
 )
 from tests.e2e.secrets import traces
 from tests.e2e.secrets.collector import Collector, running_collector
+from tests.integration.identity.provider import AUDIENCE, IDENTIFIER, Provider
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 ANY_5XX = 5
 NARROW = {"key": {"requests_per_minute": 30}, "burst_seconds": 4}
+ISSUER = {
+    "issuer": IDENTIFIER,
+    "audiences": [AUDIENCE],
+    "jwks_file": "jwks.json",
+    "tenant": {"name": "canary"},
+    "scopes": {"claim": "scope"},
+}
 _LETTERS = string.ascii_letters + string.digits
 
 
@@ -47,6 +55,7 @@ class Flight:
     stack: RunningStack
     backend: Backend
     told: Collector
+    provider: Provider
     prompt: str
     completion: str
     upstream_error: str
@@ -140,14 +149,17 @@ def flight() -> Iterator[Flight]:
         ),
         short_folder() as folder,
     ):
+        provider = Provider()
+        (folder / "jwks.json").write_bytes(provider.jwks("ES256"))
         config = write_config(
             folder / "tollhouse.yaml",
             plans={"demo": {"burst_seconds": 10}, "narrow": NARROW},
+            issuers={"canary": ISSUER},
         )
         options = ("--backend", f"http://127.0.0.1:{backend.port}")
         with running_stack(folder, *options, config=config) as stack:
             canaries = map(_canary, ("prompt", "completion", "upstream"))
-            yield Flight(stack, backend, told, *canaries)
+            yield Flight(stack, backend, told, provider, *canaries)
 
 
 @contextlib.contextmanager
@@ -254,6 +266,21 @@ def _be_nobody(flight: Flight) -> None:
     _refused(flight, 404, flight.chat(), headers={"host": f"{flight.key}.example"})
 
 
+def _be_somebody_elses(flight: Flight) -> str:
+    """A JWT that is good, and ones that are not; returns the part that is secret."""
+    good = flight.provider.token("ES256")
+    assert flight.post(flight.chat(), key=good, script=flight.whole()).is_success
+    for bad in (
+        good + "A",
+        flight.provider.token("ES256", aud=flight.prompt),
+        flight.provider.token("ES256", header={"kid": flight.prompt}),
+        flight.provider.token("ES256", exp=1),
+        good.rpartition(".")[0] + ".",
+    ):
+        _refused(flight, 401, flight.chat(), key=bad)
+    return good.rpartition(".")[2]
+
+
 def _ask_for_what_is_refused(flight: Flight) -> None:
     """The prompt in every place of a body that a refusal might speak of."""
     prompt = flight.prompt
@@ -338,6 +365,7 @@ def test_no_secret_leaves_a_trace(flight: Flight):
     _succeed(flight)
     _meet_a_bad_backend(flight)
     _be_nobody(flight)
+    signature = _be_somebody_elses(flight)
     _refused(flight, 403, flight.chat(), key=lame)
     _ask_for_what_is_refused(flight)
     _cut_off(flight)
@@ -355,9 +383,8 @@ def test_no_secret_leaves_a_trace(flight: Flight):
 
     keys = {"another key": narrow, "a key without scopes": lame}
     keys["the key after it"] = rotated["key"]
-    searched = flight.secrets() | {
-        name: key.rpartition("_")[2] for name, key in keys.items()
-    }
+    searched = flight.secrets() | {"the signature of a JWT": signature}
+    searched |= {name: key.rpartition("_")[2] for name, key in keys.items()}
     with stack.redis() as client:
         _await_settlement(flight, made["key_id"])
         wait_until(lambda: "metrics" in flight.told.kinds(), 10)
