@@ -12,7 +12,11 @@ import structlog
 
 from tollhouse.adapters.jwts import Jwts
 from tollhouse.adapters.pepper import Pepper
-from tollhouse.adapters.redis.changes import key_changed, tenant_changed
+from tollhouse.adapters.redis.changes import (
+    is_change,
+    key_changed,
+    tenant_changed,
+)
 from tollhouse.adapters.redis.credentials import Credentials
 from tollhouse.authz import convert
 from tollhouse.authz.cache import Cache, Undecided
@@ -71,7 +75,13 @@ class AuthorizationServicer:
         )
 
     def changed(self, name: str) -> None:
-        """Look again at what this message of `th:changed` names, before it passes."""
+        """Look again at what this message of `th:changed` names, before it passes.
+
+        One that names nothing we know of may be about anything.
+        """
+        if not is_change(name):
+            self.missed()
+            return
         self._of_keys.changed(name)
         self._of_jwts.changed(name)
 

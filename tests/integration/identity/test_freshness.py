@@ -143,6 +143,21 @@ def test_created_after_a_try(workers, redis_url: str, keyring: Keyring):
             _turns(uses, 200, TOLD_SECONDS)
 
 
+def test_another_words(workers, redis_url: str, keyring: Keyring):
+    """A message of a later release, that we can't read, may be about anything."""
+    key, record = keyring.create_key("acme")
+    with (
+        redis.Redis.from_url(redis_url, decode_responses=True) as client,
+        in_use(workers, key, 200) as uses,
+    ):
+        digest = client.get(f"th:keyid:{record.key_id}")
+        pipe = client.pipeline()
+        pipe.hset(key_entry(digest), "revoked_at", "1")
+        pipe.publish(CHANGED, "plan " + "x" * 10_000)
+        pipe.execute()
+        _turns(uses, 401, TOLD_SECONDS)
+
+
 @pytest.fixture
 def deaf() -> Iterator[RedisServer]:
     """A Redis whose channels can be closed."""

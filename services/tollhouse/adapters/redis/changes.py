@@ -8,7 +8,10 @@ again when what it remembers is old. No message holds a secret.
                  used and is to be kept by the second
 """
 
+import re
 from typing import Final
+
+_CHANGE = re.compile(r"key [a-z0-9]{12}|tenant [a-z0-9-]{1,64}")
 
 CHANGED: Final = "th:changed"
 MOVED: Final = "th:moved"
@@ -22,6 +25,11 @@ def key_changed(key_id: str) -> str:
 def tenant_changed(name: str) -> str:
     """The message that a tenant, and so all its keys, changed."""
     return f"tenant {name}"
+
+
+def is_change(message: str) -> bool:
+    """Whether a message of `th:changed` is one of these two."""
+    return _CHANGE.fullmatch(message) is not None
 
 
 def key_seen(old: str, new: str) -> str:
