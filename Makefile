@@ -9,10 +9,10 @@ up: setup ## Start the whole gateway on loopback
 	@.venv/bin/tollhouse up $(ARGS)
 
 test: setup ## Run every test, on real Envoy, Redis and Triton
-	@.venv/bin/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+	@.venv/bin/python -m pytest -q -n 2 --dist loadgroup $(ARGS)
 
 e2e: setup ## Run the end-to-end tests only
-	@.venv/bin/python -m pytest -q -n 2 --dist loadfile tests/e2e $(ARGS)
+	@.venv/bin/python -m pytest -q tests/e2e $(ARGS)
 
 attacks: setup ## Try every attack, and every guard's absence; write docs/security.md
 	@.venv/bin/python -m tests.e2e.attacks.document

@@ -1,6 +1,5 @@
 """A key, a prompt and a completion go every way there is, and leave no trace."""
 
-import asyncio
 import contextlib
 import json
 import os
@@ -8,7 +7,6 @@ import secrets
 import signal
 import socket
 import string
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import psutil
 import pytest
 
 from tests.e2e.edge.backend import Backend, Ending, answer, chunked
+from tests.e2e.edge.threads import running_backend
 from tests.e2e.running_stack import (
     RunningStack,
     running_stack,
@@ -138,11 +137,8 @@ class Flight:
 @pytest.fixture(scope="module")
 def flight() -> Iterator[Flight]:
     """A stack before a scripted backend, exporting all it measures."""
-    loop = asyncio.new_event_loop()
-    backend = Backend()
-    loop.run_until_complete(backend.start())
     with (
-        _turning(loop),
+        running_backend() as backend,
         running_collector() as told,
         _environment(
             OTEL_EXPORTER_OTLP_ENDPOINT=told.url, OTEL_METRIC_EXPORT_INTERVAL="500"
@@ -160,19 +156,6 @@ def flight() -> Iterator[Flight]:
         with running_stack(folder, *options, config=config) as stack:
             canaries = map(_canary, ("prompt", "completion", "upstream"))
             yield Flight(stack, backend, told, provider, *canaries)
-
-
-@contextlib.contextmanager
-def _turning(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Run a loop in a thread until the block ends."""
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 @contextlib.contextmanager

@@ -13,12 +13,12 @@ import pytest
 
 from tests.certificates import Authority, Pair
 from tests.e2e.edge.backend import Backend, answer
+from tests.e2e.edge.threads import running_backend
 from tests.e2e.running_stack import running_stack, short_folder, wait_until
 from tests.e2e.tls.conftest import ANSWER
 from tests.e2e.tls.envoy import QUESTION, Envoy, running_envoy, services_socket
 from tests.e2e.tls.fleet import EDGE, Fleet
 from tests.e2e.tls.recipes import placed, recipe
-from tests.e2e.tls.threads import running_backend
 from tollhouse.adapters.address import Address
 
 NAME = "llm.example.com"

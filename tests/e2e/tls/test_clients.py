@@ -18,6 +18,7 @@ import pytest
 
 from tests.certificates import Authority, Pair, oldest_tls, replace
 from tests.e2e.edge.backend import CHUNKED_SSE, Step, answer, chunk
+from tests.e2e.edge.threads import running_backend
 from tests.e2e.running_stack import (
     RunningStack,
     curl_line,
@@ -27,7 +28,6 @@ from tests.e2e.running_stack import (
 )
 from tests.e2e.tls.conftest import ANSWER
 from tests.e2e.tls.envoy import QUESTION
-from tests.e2e.tls.threads import running_backend
 
 SEEN_SECONDS = 2.0
 """How soon a new connection gets a replaced certificate."""
