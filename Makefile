@@ -9,7 +9,7 @@ up: setup ## Start the whole gateway on loopback
 	@.venv/bin/tollhouse up $(ARGS)
 
 test: setup ## Run every test, on real Envoy, Redis and Triton
-	@.venv/bin/python -m pytest -q -n 2 --dist loadgroup $(ARGS)
+	@.venv/bin/python -m pytest -q -n 2 $(ARGS)
 
 e2e: setup ## Run the end-to-end tests only
 	@.venv/bin/python -m pytest -q tests/e2e $(ARGS)

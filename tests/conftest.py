@@ -2,22 +2,26 @@
 
 import socket
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from xdist.scheduler import LoadFileScheduling
 
 from tests.redis_process import RedisServer, running_redis
 
-ROOT = Path(__file__).parent
+
+class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+    """Hands each file out whole, and all end-to-end tests as one: no two at once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = nodeid.partition("::")[0]
+        return "e2e" if file.startswith("tests/e2e/") else file
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let no two end-to-end tests run at once, and keep each other file together."""
-    for item in items:
-        place = item.path.relative_to(ROOT)
-        group = "e2e" if place.parts[0] == "e2e" else str(place)
-        item.add_marker(pytest.mark.xdist_group(group))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    """Say who of several workers gets which test."""
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

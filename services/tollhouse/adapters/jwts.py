@@ -58,6 +58,11 @@ class Jwts:
         self._trusted: dict[str, _Trusted] = {}
         self._take(self._seen)
 
+    @property
+    def issuers(self) -> Mapping[str, Issuer]:
+        """Those trusted now; another mapping once they changed."""
+        return self._seen
+
     def may_be_jwt(self, bearer: str) -> bool:
         """Whether a bearer credential is worth a look; costs nothing."""
         return bool(self._trusted) and is_jwt(bearer)

@@ -36,3 +36,5 @@ class Mover:
                 _log.warning("move.refused", reason=str(error))
             except Unavailable as error:
                 _log.warning("move.failed", reason=str(error))
+            except Exception:  # noqa: BLE001 - one bad record must not stop the API
+                _log.exception("move.failed")

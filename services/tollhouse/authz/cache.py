@@ -76,6 +76,7 @@ class Cache(Generic[V]):
         self._under_way: dict[str, asyncio.Task[V | None]] = {}
         self._changes: OrderedDict[str, float] = OrderedDict()
         self._missed_at = float("-inf")
+        self._forgotten_at = float("-inf")
         self._failed_at = float("-inf")
         self._is_away = False
 
@@ -126,7 +127,8 @@ class Cache(Generic[V]):
             if len(self._changes) <= MOST_CHANGES and now - at < KEPT_SECONDS:
                 break
             del self._changes[oldest]
-            self._missed_at = max(self._missed_at, at)
+            if now - at < KEPT_SECONDS:  # whose change it was is not known any more
+                self._forgotten_at = max(self._forgotten_at, at)
 
     def missed(self) -> None:
         """Take note that anything may have changed until now."""
@@ -143,6 +145,8 @@ class Cache(Generic[V]):
         return now - kept.checked_at < KEPT_SECONDS and not self._has_changed(kept)
 
     def _has_changed(self, kept: _Known[V] | _Known[None]) -> bool:
+        if kept.checked_at <= self._forgotten_at:
+            return True
         changes = self._changes
         return bool(changes) and any(
             changes.get(name, float("-inf")) >= kept.checked_at for name in kept.names

@@ -58,6 +58,7 @@ class AuthorizationServicer:
         # Apart: a provider that makes JWTs without end can push out no key.
         self._of_keys = Cache(_names_of)
         self._of_jwts = Cache(_names_of)
+        self._issuers = jwts.issuers
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register with a server.
@@ -137,6 +138,9 @@ class AuthorizationServicer:
                 key_changed(key_id_of(bearer)),
                 lambda previous: self._find_key(pepper, bearer, previous),
             )
+        if self._jwts.issuers is not self._issuers:
+            # Who was trusted yesterday does not live on, Redis or not.
+            self._issuers, self._of_jwts = self._jwts.issuers, Cache(_names_of)
         if self._jwts.may_be_jwt(bearer):
             return await self._of_jwts.get(
                 digest, "", lambda previous: self._find_jwt(bearer, previous)

@@ -126,7 +126,7 @@ def _import(args: argparse.Namespace) -> None:
                 "\n".join(f"{documents[at][0]}: {text}" for at, text in error.faults)
             ) from error
     for key_id in done.ended:
-        Console(sys.stderr).warning(f"key {key_id} was revoked and stays so")
+        Console(sys.stderr).warning(f"key {key_id} is over and stays so")
     _report(args, done)
 
 

@@ -143,7 +143,8 @@ def test_created_after_a_try(workers, redis_url: str, keyring: Keyring):
             _turns(uses, 200, TOLD_SECONDS)
 
 
-def test_another_words(workers, redis_url: str, keyring: Keyring):
+@pytest.mark.parametrize("message", ["plan " + "x" * 10_000, b"\xff\xfe", b""])
+def test_other_words(workers, redis_url: str, keyring: Keyring, message):
     """A message of a later release, that we can't read, may be about anything."""
     key, record = keyring.create_key("acme")
     with (
@@ -153,7 +154,7 @@ def test_another_words(workers, redis_url: str, keyring: Keyring):
         digest = client.get(f"th:keyid:{record.key_id}")
         pipe = client.pipeline()
         pipe.hset(key_entry(digest), "revoked_at", "1")
-        pipe.publish(CHANGED, "plan " + "x" * 10_000)
+        pipe.publish(CHANGED, message)
         pipe.execute()
         _turns(uses, 401, TOLD_SECONDS)
 

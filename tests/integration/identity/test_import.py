@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,7 @@ def test_story(tollhouse, keyring: Keyring, make, file):
     assert keyring.key(two["key_id"]).revoked_at is not None
     status, _, err = tollhouse("keys", "import", file(one, two), "--source", "git")
     assert status == 0
-    assert err == f"warning: key {two['key_id']} was revoked and stays so\n"
+    assert err == f"warning: key {two['key_id']} is over and stays so\n"
     assert keyring.key(two["key_id"]).revoked_at is not None
     actions = [it.action for it in reversed(keyring.log.latest(100)[0])]
     assert actions == [
@@ -147,14 +148,48 @@ def test_prunes_its_own_only(tollhouse, keyring: Keyring, make, file):
     tollhouse("keys", "import", file(one), "--source", "a")
     tollhouse("keys", "import", file(two), "--source", "b")
 
-    _, out, _ = tollhouse(
-        "keys", "import", file(text=""), "--source", "b", "--prune", "--json"
-    )
+    _, three = make()
+    arguments = ("keys", "import", file(three), "--source", "b", "--prune")
+    _, out, _ = tollhouse(*arguments, "--json")
     assert json.loads(out)["revoked"] == [two["key_id"]]
     assert keyring.key(one["key_id"]).revoked_at is None
     assert keyring.key(by_hand.key_id).revoked_at is None
     _, err = tollhouse("keys", "import", file(one), "--source", "b")[1:]
     assert "key_id: it comes from source a" in err
+
+
+def test_an_empty_file_ends_nothing(tollhouse, keyring: Keyring, make, file):
+    """What comes out of a pipe that failed is no wish to end every key."""
+    _, one = make()
+    tollhouse("keys", "import", file(one), "--source", "a")
+    status, _, err = tollhouse(
+        "keys", "import", file(text=""), "--source", "a", "--prune"
+    )
+
+    assert status == 2
+    assert "would end every key" in err
+    assert keyring.key(one["key_id"]).revoked_at is None
+
+
+def test_over_is_over(tollhouse, keyring: Keyring, make, file):
+    """A file revives no key that expired, nor one whose successor was made for it."""
+    key, document = make()
+    now = keyring.import_keys(
+        [read_document(document | {"expires_at": "2020-01-01"})], source="a"
+    )
+    assert now.created == [document["key_id"]]
+    leaked, record = keyring.create_key("acme")
+    keyring.rotate(record.key_id, grace_seconds=0)
+    found = keyring.find(leaked)
+    assert found is not None
+    by_hand = document | {
+        "key_id": record.key_id,
+        "digest": Pepper({"v1": b"5a" * 32}).digest(leaked),
+    }
+    tollhouse("keys", "import", file(document, by_hand), "--source", "a")
+
+    states = {it.state(time.time()) for it in map(keyring.find, (key, leaked)) if it}
+    assert states == {"expired"}
 
 
 @pytest.mark.parametrize("form", ["yaml list", "yaml documents", "json", "lines"])

@@ -403,6 +403,20 @@ async def test_changes_are_bounded(store, cache, monkeypatch):
     assert await cache.get("a") is None
 
 
+async def test_forgotten_changes_open_no_door(store, cache, monkeypatch):
+    """What may have been told of and was forgotten does not live on without Redis."""
+    monkeypatch.setattr("tollhouse.authz.cache.MOST_CHANGES", 2)
+    store.values["a"] = "A"
+    await cache.get("a")
+    store.now += 0.1
+    for name in "axyz":
+        cache.cache.changed(f"key {name}")
+    store.failure = Unavailable("away")
+
+    with pytest.raises(Unavailable):
+        await cache.get("a")
+
+
 async def test_undecided_is_no_outage(store, cache):
     """What another source can't tell does not let stale values live."""
     store.values["a"] = "A"

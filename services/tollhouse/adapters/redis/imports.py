@@ -8,6 +8,7 @@ from typing import Final
 
 from tollhouse.adapters.redis.blocking import translated
 from tollhouse.adapters.redis.records import (
+    ACTIVE,
     DELETED,
     ApiKey,
     key_entry,
@@ -40,7 +41,7 @@ class NotImportedError(ValueError):
 class Imported:
     """Key ids by what an import did, or would do.
 
-    `ended`: in the file and revoked, which an import never undoes. `pruned`: revoked
+    `ended`: in the file and over, which an import never undoes. `pruned`: revoked
     because the file has them no more.
     """
 
@@ -78,6 +79,11 @@ class Imports(Ring):
         import again then. ValueError for a source that is none.
         """
         check_source(source)
+        if prune and not documents:
+            # A pipe that failed before us is an empty file, too.
+            raise ValueError(
+                "no keys to import: with prune that would end every key of the source"
+            )
         if len(documents) > MOST_DOCUMENTS:
             raise ValueError(f"{len(documents)} keys: at most {MOST_DOCUMENTS} at once")
         pepper = self._current_pepper()
@@ -189,7 +195,7 @@ class _Step:
         self, change: Change | None, stored: _Stored, it: KeyDocument, done: Imported
     ) -> None:
         digest, old = stored.by_id.get(it.key_id, (it.digest, None))
-        if old is not None and old.revoked_at is not None:
+        if old is not None and self._is_over(old):
             done.ended.append(it.key_id)
             return
         new = self._wanted(it, old)
@@ -205,6 +211,10 @@ class _Step:
         change.put_key(action, digest, old, new)
         if is_moved:
             change.move_key(digest, it.digest, new, version_of(it.digest))
+
+    def _is_over(self, key: ApiKey) -> bool:
+        """Whether a key ended, or is to end for its successor: for good."""
+        return key.state(self._now) != ACTIVE or key.rotated_to is not None
 
     def _end(
         self,

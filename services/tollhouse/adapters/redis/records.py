@@ -118,15 +118,18 @@ def request_entry(tenant: str, request_id: str) -> str:
 
 
 def to_tenant(name: str, fields: Mapping[str, str]) -> Tenant:
-    """Read a tenant's hash. Raises ProtocolError for limits that can't be read."""
-    return Tenant(
-        name,
-        fields["plan"],
-        fields["state"],
-        float(fields["created_at"]),
-        decode_overrides(fields.get("limits", "")),
-        fields.get("reason", ""),
-    )
+    """Read a tenant's hash. Raises ProtocolError for what can't be read."""
+    try:
+        return Tenant(
+            name,
+            fields["plan"],
+            fields["state"],
+            float(fields["created_at"]),
+            decode_overrides(fields.get("limits", "")),
+            fields.get("reason", ""),
+        )
+    except (KeyError, ValueError) as error:
+        raise ProtocolError(f"tenant {name} can't be read: {error}") from error
 
 
 def from_tenant(tenant: Tenant) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """redis-py, for what our own client is not made for: to block, and to subscribe."""
 
+import asyncio
 import ssl
 from collections.abc import Callable
 from functools import partial
@@ -29,6 +30,9 @@ class _Credentials(CredentialProvider):
             raise redis.AuthenticationError(str(error)) from error
         return cast("tuple[str] | tuple[str, str]", credentials)
 
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        return await asyncio.to_thread(self.get_credentials)
+
 
 def options_of(access: RedisAccess) -> dict[str, Any]:
     """What `redis.Redis` and `redis.asyncio.Redis` take to get at a single Redis.
@@ -40,6 +44,8 @@ def options_of(access: RedisAccess) -> dict[str, Any]:
     place = urlsplit(access.url)
     options: dict[str, Any] = {
         "decode_responses": True,
+        # What anybody may have said on a channel must not end who hears it.
+        "encoding_errors": "replace",
         # Nothing of its own accord: each command would need leave.
         "driver_info": None,
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
