@@ -217,8 +217,16 @@ def test_import(admin: Admin, ring: Keyring, files: Path):
     }
     assert "looks like a whole key" in faults["documents[1].key_id"]
     assert key not in str(faults)
+    ended = good.key_id
     del request.documents[:]
-    assert admin.keys.ImportKeys(request, **ME).revoked == [good.key_id]
+    with pytest.raises(grpc.RpcError) as refused:  # that would end all of them
+        admin.keys.ImportKeys(request, **ME)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    other = draw_key()[1]
+    request.documents.add(
+        key_id=other.split("_")[1], digest=pepper.digest(other), tenant="acme"
+    )
+    assert admin.keys.ImportKeys(request, **ME).revoked == [ended]
     request.documents.add(key_id="a" * 12, digest=f"v1:{'0' * 64}", tenant="nobody")
     assert (
         "there is no nobody"

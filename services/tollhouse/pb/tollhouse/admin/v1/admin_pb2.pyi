@@ -831,7 +831,9 @@ class ImportKeysRequest(_message.Message):
     source: _builtins.str
     """What the caller's file is called here: 1 to 64 of a-z, 0-9, ., _, / and -."""
     prune: _builtins.bool
-    """Revoke keys that came from this source and are not among the documents."""
+    """Revoke keys that came from this source and are not among the documents. Needs
+    a document: an empty file is more often a failed pipe than a wish.
+    """
     validate_only: _builtins.bool
     """Say what would be done, write nothing."""
     @_builtins.property
