@@ -230,7 +230,7 @@ def test_import(admin: Admin, ring: Keyring, files: Path):
     request.documents.add(key_id="a" * 12, digest=f"v1:{'0' * 64}", tenant="nobody")
     assert (
         "there is no nobody"
-        in violations(admin.keys.ImportKeys, request)["documents[0]"]
+        in violations(admin.keys.ImportKeys, request)["documents[1]"]
     )
 
 
