@@ -131,8 +131,12 @@ class Cache(Generic[V]):
                 self._forgotten_at = max(self._forgotten_at, at)
 
     def missed(self) -> None:
-        """Take note that anything may have changed until now."""
+        """Take note that anything may have changed until now.
+
+        Said when listening begins: Redis has just answered, so nothing lives on.
+        """
         self._missed_at = self._clock()
+        self._is_away = False
 
     def _is_fresh(self, kept: _Known[V] | _Known[None], now: float) -> bool:
         return (

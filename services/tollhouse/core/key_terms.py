@@ -119,6 +119,8 @@ def check_reason(reason: str) -> str:
     """Return why a tenant is suspended. Raises ValueError."""
     if len(reason) > LONGEST_REASON or not (reason.isprintable() or not reason):
         raise ValueError(f"reason: up to {LONGEST_REASON} printable characters")
+    if _SECRET.search(reason):  # it stays in the audit log for good
+        raise ValueError("reason: a part of it looks like a whole key; name its id")
     return reason
 
 

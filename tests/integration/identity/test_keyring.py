@@ -302,6 +302,7 @@ def test_moved(ring: Keyring, redis_url: str, raw):
     with pytest.raises(ValueError, match="a digest is"):
         ring.move(old, "v2:123")
     assert ring.move(f"v1:{'0' * 64}", new) is None
+    assert ring.move(new, f"v2:{'0' * 64}") is None  # only ever to a newer pepper
 
     moved = ring.move(old, new)
     assert moved is not None

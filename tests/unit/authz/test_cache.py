@@ -389,6 +389,22 @@ async def test_missed_messages(store, cache):
     assert await cache.get("a") is None
 
 
+async def test_missed_messages_end_an_outage(store, cache):
+    """What was revoked unheard before listening began again never passes once more."""
+    store.values["a"] = "A"
+    await cache.get("a")
+    store.failure = Unavailable("away")
+    store.now += FRESH_SECONDS
+    assert await cache.get("a") == "A"
+    store.failure = None
+    del store.values["a"]
+    store.now += 10
+    cache.cache.missed()
+    store.now += 100
+
+    assert await cache.get("a") is None
+
+
 async def test_changes_are_bounded(store, cache, monkeypatch):
     """Of too many changes the oldest is forgotten by looking everything up again."""
     monkeypatch.setattr("tollhouse.authz.cache.MOST_CHANGES", 2)

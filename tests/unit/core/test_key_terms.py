@@ -161,6 +161,7 @@ def test_other_checks():
         (check_plan, "a\n"),
         (check_reason, "a\x1b"),
         (check_reason, "a" * 257),
+        (check_reason, f"th_{'a' * 12}_{'B3' * 21}x leaked"),
         (check_digest, f"v0:{'0' * 64}"),
         (check_digest, f"v1:{'A' * 64}"),
         (check_digest, f"v1:{'0' * 64}\n"),

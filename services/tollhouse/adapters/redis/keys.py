@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from tollhouse.adapters.pepper import is_older
 from tollhouse.adapters.redis.blocking import translated
 from tollhouse.adapters.redis.records import (
     TENANTS,
@@ -70,6 +71,9 @@ class Keys(Ring):
         pepper = self._current_pepper()
         if pepper is not None and version_of(new) != pepper.versions[0]:
             raise ValueError(f"{version_of(new)} is not the pepper of new digests")
+
+        if not is_older(old, new):  # else whoever may say so could swap keys at will
+            return None
 
         def move(change: Change) -> ApiKey | None:
             fields = change.fields(key_entry(old))

@@ -145,22 +145,25 @@ def from_tenant(tenant: Tenant) -> dict[str, str]:
 
 def to_key(digest: str, fields: Mapping[str, str]) -> ApiKey:
     """Read a key's hash. Raises ProtocolError for what can't be read."""
-    return ApiKey(
-        key_id=fields["key_id"],
-        tenant=fields["tenant"],
-        plan=fields["plan"] or None,
-        scopes=fields["scopes"],
-        networks=fields.get("networks", ""),
-        labels=_to_labels(fields),
-        created_at=float(fields["created_at"]),
-        expires_at=float(fields["expires_at"]) if fields["expires_at"] else None,
-        revoked_at=float(fields["revoked_at"]) if fields["revoked_at"] else None,
-        rotated_from=fields.get("rotated_from") or None,
-        rotated_to=fields.get("rotated_to") or None,
-        source=fields.get("source") or None,
-        pepper=version_of(digest),
-        override=decode_overrides(fields.get("limits", "")).key,
-    )
+    try:
+        return ApiKey(
+            key_id=fields["key_id"],
+            tenant=fields["tenant"],
+            plan=fields["plan"] or None,
+            scopes=fields["scopes"],
+            networks=fields.get("networks", ""),
+            labels=_to_labels(fields),
+            created_at=float(fields["created_at"]),
+            expires_at=float(fields["expires_at"]) if fields["expires_at"] else None,
+            revoked_at=float(fields["revoked_at"]) if fields["revoked_at"] else None,
+            rotated_from=fields.get("rotated_from") or None,
+            rotated_to=fields.get("rotated_to") or None,
+            source=fields.get("source") or None,
+            pepper=version_of(digest),
+            override=decode_overrides(fields.get("limits", "")).key,
+        )
+    except (KeyError, ValueError) as error:
+        raise ProtocolError(f"a key's record can't be read: {error}") from error
 
 
 def from_key(key: ApiKey) -> dict[str, str]:
