@@ -3,7 +3,6 @@
 Imported only where TLS is set up: the library behind it costs 19 MB and 0.1 s.
 """
 
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +12,8 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+from tollhouse.adapters.secret_file import openness
 
 
 class CertificateError(Exception):
@@ -82,11 +83,8 @@ class Key:
     def read(cls, path: Path) -> "Key":
         """Read the file. Raises CertificateError, also where everybody may read it."""
         pem = _read(path)
-        if path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
-            raise CertificateError(
-                f"{path}: everybody on this machine can use it; run `chmod o= {path}`"
-                " (Kubernetes: defaultMode 0440)"
-            )
+        if wrong := openness(path, path.stat().st_mode):
+            raise CertificateError(f"{path}: {wrong}")
         try:
             private = serialization.load_pem_private_key(pem, password=None)
         except TypeError as error:

@@ -12,15 +12,14 @@ from pathlib import Path
 import structlog
 
 from tollhouse.adapters.configuration import ConfigurationError, load
+from tollhouse.adapters.file_stamp import Stamp, stamp_of
 from tollhouse.core.catalog import Catalog
 
 INTERVAL_SECONDS = 1.0
 
 _log = structlog.get_logger()
 
-_Stamp = tuple[int, ...]
-"""Device, inode, time and size of a file; empty: there is none."""
-_UNSEEN: _Stamp = (-1,)
+_UNSEEN: Stamp = (-1,)
 
 
 class Live:
@@ -50,7 +49,7 @@ class Live:
         # In threads: the disk may be slow, requests are not to feel it.
         last = taken = _UNSEEN
         while True:
-            now = await asyncio.to_thread(_stamp, self._path)
+            now = await asyncio.to_thread(stamp_of, self._path)
             if now == last and now != taken:
                 taken = now
                 await self._take()
@@ -75,15 +74,6 @@ class Live:
         catalog = load(self._path).catalog()
         self._prepare(catalog)
         return catalog
-
-
-def _stamp(path: Path) -> _Stamp:
-    """What changes with a file's content, seen through links."""
-    try:
-        found = path.stat()
-    except OSError:  # the reading says why
-        return ()
-    return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 def _changes(old: Catalog, new: Catalog) -> dict[str, object]:

@@ -12,11 +12,13 @@ single line without a version is v1. To replace a pepper without an outage:
 import asyncio
 import hashlib
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
+
+from tollhouse.adapters.secret_file import openness
+from tollhouse.core.key_terms import version_of
 
 # Below this a stolen Redis could be searched for the pepper itself.
 SHORTEST_BYTES = 32
@@ -68,11 +70,8 @@ class Pepper:
             lines = path.read_bytes().split(b"\n")
         except OSError as error:
             raise PepperError(f"pepper file {path}: {error.strerror}") from error
-        if mode & (stat.S_IROTH | stat.S_IWOTH):
-            raise PepperError(
-                f"pepper file {path}: everybody on this machine can use it; "
-                f"run `chmod o= {path}` (Kubernetes: defaultMode 0440)"
-            )
+        if wrong := openness(path, mode):
+            raise PepperError(f"pepper file {path}: {wrong}")
         try:
             return cls(_parse([line.strip() for line in lines if line.strip()]))
         except ValueError as error:
@@ -104,7 +103,7 @@ def is_older(digest: str, other: str) -> bool:
 
 
 def _version(digest: str) -> int:
-    return int(digest.partition(":")[0].removeprefix("v"))
+    return int(version_of(digest).removeprefix("v"))
 
 
 class PepperFile:

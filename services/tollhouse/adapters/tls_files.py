@@ -1,15 +1,14 @@
 """The PEM files of one end of a TLS connection, which may be replaced while we run."""
 
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import structlog
 
-_log = structlog.get_logger()
+from tollhouse.adapters.file_stamp import Stamp, stamp_of
 
-_Stamp = tuple[tuple[int, int, int] | None, ...]
+_log = structlog.get_logger()
 
 
 class TlsFilesError(Exception):
@@ -80,9 +79,11 @@ class TlsFiles:
             chain.pem, key.pem, authorities, chain.ends_at, chain.has_ended()
         )
 
-    def stamp(self) -> _Stamp:
+    def stamp(self) -> tuple[Stamp, ...]:
         """Return what changes when a file is replaced or written to."""
-        return tuple(_stamp(it.path) for it in (self.chain, self.key, self.authorities))
+        return tuple(
+            stamp_of(it.path) for it in (self.chain, self.key, self.authorities)
+        )
 
 
 class FollowedFiles:
@@ -119,11 +120,3 @@ class FollowedFiles:
         material = self.material
         say = _log.error if material.has_ended else _log.info
         say("tls.read", ends_at=material.ends_at.isoformat(), ended=material.has_ended)
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = os.stat(path)  # noqa: PTH116 - through links, as the content is read
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size

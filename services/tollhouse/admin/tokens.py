@@ -8,7 +8,6 @@ that one can take over from another. A file that can't be used opens nothing.
 import hashlib
 import hmac
 import re
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Final
 
 import structlog
 
+from tollhouse.adapters.file_stamp import stamp_of
+from tollhouse.adapters.secret_file import openness
 from tollhouse.core.identity import bearer_of
 
 SHORTEST_TOKEN: Final = 32
@@ -24,9 +25,6 @@ MOST_TOKENS: Final = 1000
 _LINE = re.compile(r"([a-z0-9][a-z0-9-]{0,31}):([A-Za-z0-9._~+/=-]{1,4096})(:read)?")
 
 _log = structlog.get_logger()
-
-_Stamp = tuple[int, ...]
-"""Device, inode, time and size of a file; empty: there is none."""
 
 
 class TokensError(Exception):
@@ -52,7 +50,7 @@ class Tokens:
     def __init__(self, path: Path) -> None:
         """Read the file. Raises TokensError."""
         self._path = path
-        self._stamp = _stamp(path)
+        self._stamp = stamp_of(path)
         self._callers = _read(path)
 
     def caller(self, authorization: Sequence[str]) -> Caller | None:
@@ -69,7 +67,7 @@ class Tokens:
         return found
 
     def _follow(self) -> None:
-        stamp = _stamp(self._path)
+        stamp = stamp_of(self._path)
         if stamp == self._stamp:
             return
         self._stamp = stamp
@@ -88,11 +86,8 @@ def _read(path: Path) -> list[tuple[bytes, Caller]]:
         text = path.read_text("utf-8", errors="replace")
     except OSError as error:
         raise TokensError(f"tokens file {path}: {error.strerror}") from error
-    if mode & (stat.S_IROTH | stat.S_IWOTH):
-        raise TokensError(
-            f"tokens file {path}: everybody on this machine can use it; "
-            f"run `chmod o= {path}` (Kubernetes: defaultMode 0440)"
-        )
+    if wrong := openness(path, mode):
+        raise TokensError(f"tokens file {path}: {wrong}")
     callers: dict[bytes, Caller] = {}
     for number, line in enumerate(map(str.strip, text.splitlines()), 1):
         if not line or line.startswith("#"):
@@ -124,11 +119,3 @@ def _read(path: Path) -> list[tuple[bytes, Caller]]:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
-
-
-def _stamp(path: Path) -> _Stamp:
-    try:
-        found = path.stat()
-    except OSError:  # the reading says why
-        return ()
-    return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode)

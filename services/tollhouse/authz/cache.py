@@ -79,6 +79,7 @@ class Cache(Generic[V]):
         self._forgotten_at = float("-inf")
         self._failed_at = float("-inf")
         self._is_away = False
+        self._is_loss_told = False
 
     async def get(self, digest: str, name: str, find: Find[V]) -> V | None:
         """The value, None for an unknown digest.
@@ -181,8 +182,9 @@ class Cache(Generic[V]):
             found = await find(value)
         except Unavailable as error:
             self._failed_at = self._clock()
-            if not self._is_away:
-                self._is_away = True
+            self._is_away = True
+            if not self._is_loss_told:
+                self._is_loss_told = True
                 _log.warning("redis.lost", reason=str(error))
             raise _Away from error
         except ProtocolError as error:
@@ -190,8 +192,9 @@ class Cache(Generic[V]):
             raise _Away from error
         except Undecided as error:
             raise _Away from error
-        if self._is_away:
-            self._is_away = False
+        self._is_away = False
+        if self._is_loss_told:
+            self._is_loss_told = False
             _log.info("redis.returned")
         self._keep(digest, name, found, asked_at)
         return found

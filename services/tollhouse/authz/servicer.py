@@ -161,7 +161,7 @@ class AuthorizationServicer:
             raise Undecided from error
         if assertion is None:
             return None
-        return _to_passage(await self._credentials.of_token(assertion), previous)
+        return _to_passage(await self._credentials.of_jwt(assertion), previous)
 
 
 def _names_of(passage: Passage) -> tuple[str, ...]:

@@ -57,8 +57,8 @@ examples:
   tollhouse keys rotate k3v9q0z7m2xp --grace 0s          the old one leaked
 """
 _REVOKE = """\
-End a key for good. Within two seconds every worker refuses it; running responses end
-normally. Revoking it again changes nothing.
+End a key for good. Every worker refuses it at once, within five seconds if Redis can't
+tell them; running responses end normally. Revoking it again changes nothing.
 
 example:
   tollhouse keys revoke k3v9q0z7m2xp        the part between the key's underscores

@@ -29,7 +29,7 @@ examples:
 """
 _SET = """\
 Put a tenant on another plan, or its budgets into another time zone. Requests follow
-within two seconds; what the running day and month have used stays used.
+within seconds; what the running day and month have used stays used.
 
 examples:
   tollhouse tenants set acme --plan metered
@@ -49,9 +49,9 @@ example:
   tollhouse tenants show acme
 """
 _SUSPEND = """\
-Refuse all requests of a tenant, with 403, until it is resumed. Within two seconds every
-worker does; running responses end normally. Its keys stay. Suspending it again changes
-nothing.
+Refuse all requests of a tenant, with 403, until it is resumed. Every worker does at
+once, within five seconds if Redis can't tell them; running responses end normally. Its
+keys stay. Suspending it again changes nothing.
 
 examples:
   tollhouse tenants suspend acme --reason "invoice 1042 is overdue"

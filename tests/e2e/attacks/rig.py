@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.e2e.attacks import words
 from tests.e2e.edge.backend import Backend, answer
 from tests.e2e.edge.conftest import find_port
-from tests.e2e.edge.edge import start_envoy
+from tests.e2e.edge.edge import start_envoy, with_values
 from tests.integration.identity.authz_process import environment
 from tests.redis_process import running_redis
 from tollhouse.adapters.address import Address
@@ -148,7 +148,7 @@ class Rig:
         tree = json.loads(render_bootstrap(_ENVOY / "envoy.yaml", edge))
         # Else Envoy waits a second for the client to close first.
         manager(tree)["delayed_close_timeout"] = "0.05s"
-        return _patched(tree, _HURRIED.get(variant, {}))
+        return with_values(tree, _HURRIED.get(variant, {}))
 
 
 def manager(tree: Tree) -> Tree:
@@ -260,16 +260,3 @@ async def _until_ready(gateway: Gateway, process: asyncio.subprocess.Process) ->
                     return
             await asyncio.sleep(0.02)
     raise AssertionError((gateway.folder / "envoy.log").read_text())
-
-
-def _patched(tree: Tree, values: Mapping[str, Any]) -> Tree:
-    match tree:
-        case dict():
-            return {
-                name: values[name] if name in values else _patched(value, values)
-                for name, value in tree.items()
-            }
-        case list():
-            return [_patched(item, values) for item in tree]
-        case _:
-            return tree

@@ -116,7 +116,7 @@ async def running_edge(
     )
     tree = json.loads(render_bootstrap(_FOLDER / "envoy.yaml", values))
     config = folder / "envoy.json"
-    tree = _without_route(_patched(tree, dict(patched or {})), without_route)
+    tree = _without_route(with_values(tree, patched or {}), without_route)
     config.write_text(json.dumps(tree))
     process = await start_envoy(folder)
     edge = Edge(
@@ -164,15 +164,16 @@ async def _until_ready(edge: Edge) -> None:
     raise AssertionError((edge.folder / "envoy.log").read_text())
 
 
-def _patched(tree: Any, values: dict[str, str]) -> Any:
+def with_values(tree: Any, values: Mapping[str, Any]) -> Any:
+    """Give fields of a bootstrap other values, by their name."""
     match tree:
         case dict():
             return {
-                name: values[name] if name in values else _patched(value, values)
+                name: values[name] if name in values else with_values(value, values)
                 for name, value in tree.items()
             }
         case list():
-            return [_patched(item, values) for item in tree]
+            return [with_values(item, values) for item in tree]
         case _:
             return tree
 

@@ -4,10 +4,8 @@ The files are read anew for each connection, so what is replaced in them counts 
 next one on, without a restart. None of their content is ever part of an error.
 """
 
-import os
 import re
 import ssl
-import stat
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +14,9 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from tollhouse.adapters.file_stamp import stamp_of
 from tollhouse.adapters.redis.connection import RedisReplyError
+from tollhouse.adapters.secret_file import openness
 
 _SCHEMES: Final = ("unix", "redis", "rediss", "redis+cluster", "rediss+cluster")
 _MOST_TOLD = 100
@@ -103,7 +103,7 @@ class RedisAccess:
         files = self.ca_file, self.cert_file, self.key_file
         if self.key_file is not None:
             _refuse_open(self.key_file)
-        return _context(*files, tuple(map(_stamp, files)))
+        return _context(*files, tuple(stamp_of(it) for it in files if it))
 
 
 class Refusals:
@@ -197,23 +197,9 @@ def _read_password(path: Path) -> str:
 
 
 def _refuse_open(path: Path) -> None:
-    if _stat(path).st_mode & (stat.S_IROTH | stat.S_IWOTH):
-        raise AccessError(
-            f"{path}: everybody on this machine can use it; run `chmod o= {path}`"
-            " (Kubernetes: defaultMode 0440)"
-        )
-
-
-def _stamp(path: Path | None) -> object:
-    """What changes when a file is replaced or written to."""
-    if path is None:
-        return None
-    found = _stat(path)
-    return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _stat(path: Path) -> os.stat_result:
     try:
-        return path.stat()
+        mode = path.stat().st_mode
     except OSError as error:
         raise AccessError(f"{path}: {error.strerror}") from error
+    if wrong := openness(path, mode):
+        raise AccessError(f"{path}: {wrong}")

@@ -87,7 +87,7 @@ class Credentials:
         except (ValueError, ProtocolError) as error:
             raise ProtocolError(f"key {key_id} can't be read: {error}") from error
 
-    async def of_token(self, assertion: Assertion) -> Credential | None:
+    async def of_jwt(self, assertion: Assertion) -> Credential | None:
         """The credential of a verified token, None if its tenant is not one of ours.
 
         Raises as `find` does.

@@ -4,9 +4,10 @@ They come from files only, never from the environment or the command line.
 """
 
 import re
-import stat
 from pathlib import Path
 from typing import NoReturn
+
+from tollhouse.adapters.secret_file import openness
 
 _PRINTABLE = re.compile(r"[!-~]{8,512}")
 
@@ -57,11 +58,8 @@ def _read(path: Path, what: str) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise SecretError(f"{what} {path}: {error.strerror}") from error
-    if mode & (stat.S_IROTH | stat.S_IWOTH):
-        _refuse(
-            f"{what} {path}: everybody on this machine can use it; run"
-            f" `chmod o= {path}` (Kubernetes: defaultMode 0440)"
-        )
+    if wrong := openness(path, mode):
+        _refuse(f"{what} {path}: {wrong}")
     value = content.decode("ascii", "replace").strip()
     if _PRINTABLE.fullmatch(value) is None:
         _refuse(
