@@ -4,12 +4,13 @@ Everything an answer depends on is known when a key is looked up, so a check onl
 one. Building and serialising it each time would cost more than all the rest.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from google.rpc import code_pb2
 
 from tollhouse.core.identity import Credential, Permission, may
-from tollhouse.core.problems import Kind, Problem
+from tollhouse.core.problems import Dialect, Kind, Problem
 from tollhouse.pb.envoy.config.core.v3 import base_pb2 as core_pb
 from tollhouse.pb.envoy.service.auth.v3 import external_auth_pb2 as ext_authz
 
@@ -53,14 +54,24 @@ def to_pb_passage(credential: Credential) -> Passage:
     )
 
 
-def to_pb_denied(problem: Problem) -> bytes:
-    """Render a refusal in OpenAI's error shape."""
+Denial = Mapping[Dialect, bytes]
+"""One refusal, worded for each API."""
+
+
+def to_pb_denial(problem: Problem) -> Denial:
+    """Render a refusal in every dialect."""
+    return {dialect: _denied(problem, dialect) for dialect in Dialect}
+
+
+def _denied(problem: Problem, dialect: Dialect) -> bytes:
     response = ext_authz.CheckResponse()
     response.status.code = _CODES[problem.status]
     denied = response.denied_response
     denied.status.code = problem.status  # type: ignore[assignment]  # HTTP's numbers
-    denied.body = problem.body().decode()
-    headers = {"content-type": "application/json", **problem.headers}
+    denied.body = problem.body(dialect).decode()
+    headers = dict(problem.headers)
+    if dialect is not Dialect.GRPC:
+        headers["content-type"] = "application/json"
     for name, value in headers.items():
         denied.headers.append(
             core_pb.HeaderValueOption(
@@ -73,31 +84,31 @@ def to_pb_denied(problem: Problem) -> bytes:
 
 # One answer for no key, a malformed, unknown, expired or revoked one: whoever tries
 # keys learns nothing from it.
-UNAUTHENTICATED = to_pb_denied(
+UNAUTHENTICATED = to_pb_denial(
     Problem(
         Kind.INVALID_KEY,
         "Incorrect API key. Send a valid one as `Authorization: Bearer th_...`.",
         headers={"www-authenticate": "Bearer"},
     )
 )
-ELSEWHERE = to_pb_denied(
+ELSEWHERE = to_pb_denial(
     Problem(Kind.FORBIDDEN, "This API key may not be used from your network.")
 )
 # A path without a permission of its own: nothing of ours routes it to a backend.
-UNKNOWN = to_pb_denied(
+UNKNOWN = to_pb_denial(
     Problem(Kind.FORBIDDEN, "This API key allows nothing at this URL.")
 )
-SUSPENDED = to_pb_denied(
+SUSPENDED = to_pb_denial(
     Problem(Kind.TENANT_SUSPENDED, "Your organisation's access is suspended.")
 )
 FORBIDDEN = {
-    permission: to_pb_denied(
+    permission: to_pb_denial(
         Problem(Kind.FORBIDDEN, f"This API key lacks the scope {permission}.")
     )
     for permission in Permission
 }
 # Ours, not the client's: an outage must never look like a bad key.
-UNAVAILABLE = to_pb_denied(
+UNAVAILABLE = to_pb_denial(
     Problem(
         Kind.UNAVAILABLE,
         "API keys can't be checked right now; try again in a moment.",

@@ -20,15 +20,15 @@ from tollhouse.adapters.redis.changes import (
 from tollhouse.adapters.redis.credentials import Credentials
 from tollhouse.authz import convert
 from tollhouse.authz.cache import Cache, Undecided
-from tollhouse.authz.convert import Passage
+from tollhouse.authz.convert import Denial, Passage
 from tollhouse.core.identity import (
     Credential,
     bearer_of,
     is_key,
     key_id_of,
-    needed,
 )
 from tollhouse.core.problems import Unavailable
+from tollhouse.core.surface import dialect_of, find
 from tollhouse.pb.envoy.service.auth.v3 import external_auth_pb2 as ext_authz
 
 SERVICE = "envoy.service.auth.v3.Authorization"
@@ -98,12 +98,15 @@ class AuthorizationServicer:
     ) -> bytes:
         """Answer one check."""
         try:
-            return await self._judge(request)
+            verdict = await self._judge(request)
         except Exception:  # noqa: BLE001 - the boundary: a bug is a 503, and logged
             _log.exception("check.failed")
             await context.abort(grpc.StatusCode.INTERNAL, "not checked")
+        if isinstance(verdict, bytes):
+            return verdict
+        return verdict[dialect_of(request.attributes.request.http.path)]
 
-    async def _judge(self, request: ext_authz.CheckRequest) -> bytes:
+    async def _judge(self, request: ext_authz.CheckRequest) -> bytes | Denial:
         attributes = request.attributes
         http = attributes.request.http
         bearer = bearer_of(http.headers.get("authorization", ""))
@@ -122,9 +125,10 @@ class AuthorizationServicer:
             return convert.ELSEWHERE
         if credential.is_suspended:
             return convert.SUSPENDED
-        permission = needed(http.method, http.path)
-        if permission is None:
+        place = find(http.method, http.path)
+        if place is None:
             return convert.UNKNOWN
+        permission = place.endpoint.permission
         if permission not in passage.permissions:
             return convert.FORBIDDEN[permission]
         return passage.answer

@@ -23,28 +23,17 @@ from tollhouse.core.catalog import Catalog, Model, Operation, RedisDown
 from tollhouse.core.entitlement import Entitlement, entitlement
 from tollhouse.core.estimate import estimate
 from tollhouse.core.experience import Experience
+from tollhouse.core.forwarding import fit, forwarded, output_cap
 from tollhouse.core.identity import Principal, covers
 from tollhouse.core.ids import ExchangeId, created_ms
-from tollhouse.core.openai import (
-    Request,
-    fit,
-    forwarded,
-    model_list,
-    output_cap,
-    parse,
-)
-from tollhouse.core.problems import Kind, Problem, ProtocolError
+from tollhouse.core.model_list import model_entry, model_list
+from tollhouse.core.openai import Request, parse
+from tollhouse.core.problems import Dialect, Kind, Problem, ProtocolError
 from tollhouse.core.prompt import texts
 from tollhouse.core.ratelimit import over_limit
 from tollhouse.core.reservation import Granted, Refused, Reservation, Typical
+from tollhouse.core.surface import PERMISSIONS, Endpoint, Place, Subject, find
 from tollhouse.core.usage import Facts
-
-OPERATIONS = {
-    "/v1/chat/completions": Operation.CHAT,
-    "/v1/completions": Operation.COMPLETIONS,
-}
-"""Paths that reach a model; Envoy's routes are exact and name no others."""
-MODELS_PATH = "/v1/models"
 
 
 class RequestHeaders(msgspec.Struct, frozen=True):
@@ -162,8 +151,9 @@ class State(Enum):
 class Admission:
     """One request on its way to a model."""
 
-    # Set on the way: from IDENTIFIED, COUNTING, COUNTING, COUNTING and RESERVING on.
+    # Set on the way: twice from IDENTIFIED, thrice COUNTING, RESERVING on.
     _headers: RequestHeaders
+    _operation: Operation
     _request: Request
     _model: Model
     _entitlement: Entitlement
@@ -217,11 +207,19 @@ class Admission:
                 assert_never(unreachable)
 
     def _identify(self, event: RequestHeaders) -> Command:
-        if event.path == MODELS_PATH and event.method == "GET":
-            self.state = State.ANSWERED
-            return Answer(model_list(self._visible(event.principal)))
-        if event.path not in OPERATIONS or event.method != "POST":
-            raise ProtocolError(f"no operation for {event.method} on this path")
+        match find(event.method, event.path):
+            case Place(Endpoint(serves=Subject.MODELS)):
+                self.state = State.ANSWERED
+                return Answer(model_list(self._visible(event.principal)))
+            case Place(
+                Endpoint(serves=Subject.MODEL, dialect=Dialect.OPENAI), str(name)
+            ):
+                self.state = State.ANSWERED
+                return Answer(self._entry(name, event.principal))
+            case Place(Endpoint(serves=Operation() as operation)):
+                self._operation = operation
+            case _:
+                raise ProtocolError(f"no operation for {event.method} on this path")
         if not event.has_body:
             raise Problem(Kind.INVALID_REQUEST, "The body must be a JSON object.")
         self._headers = event
@@ -230,7 +228,7 @@ class Admission:
 
     def _judge(self, event: RequestBody) -> Command:
         principal = self._headers.principal
-        request = parse(OPERATIONS[self._headers.path], event.body)
+        request = parse(self._operation, event.body)
         model = self._covered(request, principal)
         fit(request, model)
         entitled = entitlement(self._catalog, principal, model)
@@ -302,16 +300,33 @@ class Admission:
         return {
             name: model.created
             for name, model in self._catalog.models.items()
-            if any(covers(principal, it, name) for it in model.operations)
+            if self._is_visible(model, principal)
         }
+
+    def _entry(self, name: str, principal: Principal) -> bytes:
+        model = self._catalog.models.get(name)
+        if model is None or not self._is_visible(model, principal):
+            raise _unknown_model(None)
+        return model_entry(model.name, model.created)
+
+    @staticmethod
+    def _is_visible(model: Model, principal: Principal) -> bool:
+        return any(
+            covers(principal, PERMISSIONS[it], model.name) for it in model.operations
+        )
 
     def _covered(self, request: Request, principal: Principal) -> Model:
         model = self._catalog.models.get(request.model)
-        if model is None or not covers(principal, request.operation, request.model):
-            # Alike: a key must not learn which models exist beyond its scopes.
-            raise Problem(
-                Kind.MODEL_NOT_FOUND,
-                "The model does not exist or you do not have access to it.",
-                "model",
-            )
+        permission = PERMISSIONS[request.operation]
+        if model is None or not covers(principal, permission, request.model):
+            raise _unknown_model("model")
         return model
+
+
+def _unknown_model(param: str | None) -> Problem:
+    """Not there, or not for this key: alike, so that nobody learns which."""
+    return Problem(
+        Kind.MODEL_NOT_FOUND,
+        "The model does not exist or you do not have access to it.",
+        param,
+    )

@@ -25,6 +25,12 @@ class Operation(StrEnum):
 
     CHAT = "chat"
     COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    """Anthropic's."""
+    INFER = "infer"
+    """Triton's own: tensors in, tensors out."""
 
 
 class Provider(StrEnum):

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from tollhouse.core.catalog import Model, Policy, Weights
 from tollhouse.core.experience import Experience
-from tollhouse.core.openai import Request, output_cap
+from tollhouse.core.forwarding import output_cap
+from tollhouse.core.openai import Request
 
 MESSAGE_TOKENS = 4
 """What a chat template adds around one message; ChatML's is 3 to 5 tokens."""

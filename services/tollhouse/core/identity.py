@@ -54,14 +54,6 @@ DEFAULT_SCOPES: Final = (
     f"{Permission.CHAT_WRITE} {Permission.COMPLETIONS_WRITE} {Permission.MODELS_READ}"
 )
 
-# The one table of what a request needs. A path that is not in it needs a valid key
-# only: Envoy has no backend route for it and answers 404 or 405.
-_NEEDED: Final = {
-    ("POST", "/v1/chat/completions"): Permission.CHAT_WRITE,
-    ("POST", "/v1/completions"): Permission.COMPLETIONS_WRITE,
-    ("GET", "/v1/models"): Permission.MODELS_READ,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -132,24 +124,15 @@ class Credential:
         return peer is not None and any(peer in network for network in self.networks)
 
 
-def needed(method: str, path: str) -> Permission | None:
-    """The permission a request needs, None where a valid key is enough.
-
-    `path` may carry a query string. Compared exactly: what Envoy routes to a backend
-    it routes by exact path too.
-    """
-    return _NEEDED.get((method, path.partition("?")[0]))
-
-
 def may(principal: Principal, permission: str) -> bool:
     """Whether the principal holds a permission, for whatever models."""
     return any(scope.permission == permission for scope in principal.scopes)
 
 
-def covers(principal: Principal, operation: str, model: str) -> bool:
-    """Whether the principal may do an operation (`chat`, `completions`) on a model."""
+def covers(principal: Principal, permission: str, model: str) -> bool:
+    """Whether the principal holds a permission for a model."""
     return any(
-        scope.operation == operation and scope.action == "write" and scope.covers(model)
+        scope.permission == permission and scope.covers(model)
         for scope in principal.scopes
     )
 

@@ -1,12 +1,11 @@
 """The closed list of failures a client may see, and the two families it never sees.
 
-A `Problem` is rendered in the protocol the client spoke; here that is OpenAI's
-error object (https://platform.openai.com/docs/guides/error-codes). Its message is
-ours, never an upstream's text and never a part of a prompt.
+A `Problem` is rendered in the dialect the client spoke. Its message is ours, never an
+upstream's text and never a part of a prompt.
 """
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any
 
 import msgspec
@@ -31,6 +30,19 @@ class Unavailable(Exception):
 
 class ProtocolError(Exception):
     """We or a peer broke the contract: a bug. The stream ends; nothing is admitted."""
+
+
+class Dialect(StrEnum):
+    """How an API words its errors."""
+
+    OPENAI = "openai"
+    """`{"error": {…}}` (https://platform.openai.com/docs/guides/error-codes)."""
+    ANTHROPIC = "anthropic"
+    """`{"type": "error", …}` (https://docs.claude.com/en/api/errors)."""
+    TRITON = "triton"
+    """`{"error": "text"}` (KServe's Open Inference Protocol, inference error)."""
+    GRPC = "grpc"
+    """A status with its message, no body."""
 
 
 class Kind(Enum):
@@ -63,7 +75,22 @@ class Kind(Enum):
         """Status code of gRPC (https://grpc.io/docs/guides/status-codes/)."""
         return _GRPC[self.status]
 
+    @property
+    def anthropic_type(self) -> str:
+        """Anthropic's `type` of the error."""
+        return _ANTHROPIC.get(self.status, "api_error")
 
+
+_ANTHROPIC = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 _GRPC = {400: 3, 401: 16, 403: 7, 404: 5, 429: 8, 502: 14, 503: 14, 504: 4}
 
 
@@ -98,6 +125,15 @@ class Problem(Exception):
             **self.details,
         }
 
-    def body(self) -> bytes:
-        """The whole JSON body."""
-        return msgspec.json.encode({"error": self.error()})
+    def body(self, dialect: Dialect = Dialect.OPENAI) -> bytes:
+        """The whole body; JSON but in gRPC, where it is the status' message."""
+        match dialect:
+            case Dialect.OPENAI:
+                return msgspec.json.encode({"error": self.error()})
+            case Dialect.ANTHROPIC:
+                error = {"type": self.kind.anthropic_type, "message": self.message}
+                return msgspec.json.encode({"type": "error", "error": error})
+            case Dialect.TRITON:
+                return msgspec.json.encode({"error": self.message})
+            case Dialect.GRPC:
+                return self.message.encode()

@@ -20,7 +20,7 @@ from tollhouse.adapters.asgi import (
     read_body,
     respond,
 )
-from tollhouse.core.openai import model_list
+from tollhouse.core.model_list import model_list
 from tollhouse.core.problems import Kind, Problem, Unavailable
 from tollhouse.frontend.answer import ChoiceResult, broken
 from tollhouse.frontend.generation import merged
