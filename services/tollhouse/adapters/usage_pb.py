@@ -7,7 +7,7 @@ from functools import lru_cache
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tollhouse.adapters.redis.outbox import Standing
-from tollhouse.core.catalog import MODEL_NAME
+from tollhouse.core.catalog import MODEL_NAME, Operation
 from tollhouse.core.identity import check_tenant
 from tollhouse.core.ids import created_ms
 from tollhouse.core.problems import ProtocolError
@@ -20,8 +20,12 @@ from tollhouse.core.windows import (
 )
 from tollhouse.pb.tollhouse.usage.v1 import usage_pb2 as usage_pb
 
-# gen_ai.operation.name of each of our operations.
-_OPERATIONS = {"chat": "chat", "completions": "text_completion"}
+# gen_ai.operation.name where it is not our name of the operation.
+_OPERATIONS: Mapping[str, str] = {
+    Operation.COMPLETIONS: "text_completion",
+    Operation.RESPONSES: "chat",
+    Operation.MESSAGES: "chat",
+}
 
 # A larger count is a bug; sums of smaller ones stay exact in Lua's numbers.
 _LARGEST_COUNT = 2**40

@@ -5,13 +5,14 @@ is in the attack table (docs/security.md), which runs against the repository's f
 these rules are for the files that operators make of it.
 """
 
+import re
 from collections.abc import Iterator
 
 from envoy_data_plane.envoy.config.bootstrap.v3 import Bootstrap
 from envoy_data_plane.envoy.config.core.v3 import (
     HttpProtocolOptionsHeadersWithUnderscoresAction as Underscores,
 )
-from envoy_data_plane.envoy.config.route.v3 import Route
+from envoy_data_plane.envoy.config.route.v3 import Route, RouteMatch
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import (
     v3 as hcm,
 )
@@ -21,6 +22,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 
 PRIVATE_HEADERS = ("authorization", "cookie", "accept-encoding")
 """What no backend may get: secrets, and leave to blind the meter."""
+_ANYTHING = re.compile(r"(?<!\\)\.[*+?{]")
 
 
 def admin_findings(bootstrap: Bootstrap) -> Iterator[str]:
@@ -62,11 +64,19 @@ def manager_findings(path: str, manager: hcm.HttpConnectionManager) -> Iterator[
 
 def backend_findings(path: str, route: Route) -> Iterator[str]:
     """Yield what a route to a backend lets through."""
-    if route.match is not None and not route.match.path:
+    if route.match is not None and not _is_exact(route.match):
         yield (
             f"{path}.match: is no exact path, so `;x=1` and all below it reach the"
-            " backend; use path"
+            " backend; use path, or a safe_regex without . and with an end"
         )
     kept = [it for it in PRIVATE_HEADERS if it not in route.request_headers_to_remove]
     if kept:
         yield f"{path}.request_headers_to_remove: the backend gets {', '.join(kept)}"
+
+
+def _is_exact(match: RouteMatch) -> bool:
+    """Whether it names its paths, or patterns of them that end in a name."""
+    if match.safe_regex is None:
+        return bool(match.path)
+    regex = match.safe_regex.regex
+    return not (_ANYTHING.search(regex) or regex.endswith(("+", "*", "}")))

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from tollhouse.core.catalog import Model, Policy, Weights
+from tollhouse.core.catalog import Model, Operation, Policy, Weights
 from tollhouse.core.experience import Experience
 from tollhouse.core.forwarding import output_cap
 from tollhouse.core.openai import Request
@@ -60,7 +60,12 @@ def estimate(
         text = _text_tokens(request, model, tenant, experience)
     else:
         text = counted
+    text += request.prompt_tokens
     framing = request.messages * MESSAGE_TOKENS + request.images * IMAGE_TOKENS
+    if request.operation is Operation.EMBEDDINGS:
+        # Each input has the context to itself, and nothing is generated.
+        longest = model.context * request.messages
+        return Estimate(min(text + framing, longest), 0, framing)
     cap = output_cap(request, model)
     output = min(model.max_output_tokens if cap is None else cap, model.context)
     if policy is Policy.LEARNED:

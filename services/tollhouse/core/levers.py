@@ -23,7 +23,14 @@ _LEVERS = frozenset(
         *("documents", "image_data", "audio_data", "video_data"),
         *("chat_template", "chat_template_kwargs", "media_io_kwargs"),
         *("mm_processor_kwargs", "logits_processors", "custom_logit_processor"),
-        *("custom_params", "vllm_xargs", "lora_path", "lora_request", "priority"),
+        *(
+            "previous_input_messages",
+            "custom_params",
+            "vllm_xargs",
+            "lora_path",
+            "lora_request",
+            "priority",
+        ),
         *("request_id", "rid", "session_params", "data_parallel_rank"),
         *("kv_transfer_params", "disaggregated_params", "bootstrap_host"),
         *("bootstrap_port", "bootstrap_room"),
@@ -42,17 +49,17 @@ def refuse_levers(values: dict[str, Any]) -> None:
 
 def check_sampling(operation: Operation, values: dict[str, Any]) -> None:
     """Bound what costs the engine time for each token of the output. Raises Problem."""
-    if operation is Operation.CHAT:
+    if operation is Operation.COMPLETIONS:
+        check_within(values, "logprobs", MAX_LOGPROBS)
+    else:
         flag(values, "logprobs")
         check_within(values, "top_logprobs", MAX_LOGPROBS)
-    else:
-        check_within(values, "logprobs", MAX_LOGPROBS)
     biases = values.get("logit_bias")
     if biases is not None and not isinstance(biases, dict):
         refuse("must be an object.", "logit_bias")
     if biases is not None and len(biases) > MAX_BIASES:
         refuse(f"must have at most {MAX_BIASES} tokens.", "logit_bias")
-    for name in ("stop", "stop_token_ids", "bad_words"):
+    for name in ("stop", "stop_sequences", "stop_token_ids", "bad_words"):
         listed = values.get(name)
         if isinstance(listed, list) and len(listed) > MAX_STOPS:
             refuse(f"must have at most {MAX_STOPS} items.", name)

@@ -1,20 +1,24 @@
-"""The OpenAI requests we admit: what is read, what is refused, what is forwarded.
+"""The requests we admit, of every API in JSON: what is read, what is refused.
 
 The body is judged whole and re-serialised, so that what was judged is what the
 backend sees. Fields we do not know are forwarded byte for byte.
 """
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from tollhouse.core.catalog import Operation
+from tollhouse.core.embeddings_fields import embeddings_prompt
 from tollhouse.core.json_object import read
 from tollhouse.core.levers import check_sampling, refuse_levers
-from tollhouse.core.prompt_fields import chat_prompt, text_prompt
+from tollhouse.core.messages_fields import messages_prompt
+from tollhouse.core.prompt_fields import Prompt, chat_prompt, text_prompt
 from tollhouse.core.refusal import flag, positive, refuse
+from tollhouse.core.responses_fields import responses_prompt
 
 MAX_CHOICES = 16
 """Largest `n`: one prompt must not fan out over a whole batch of the engine."""
@@ -27,7 +31,8 @@ class Request:
 
     `fields` is the client's top level, values untouched. `output_cap` is the smaller
     of the client's caps, None where it named none. `text_bytes` is the UTF-8 length
-    of everything that becomes prompt text.
+    of everything that becomes prompt text; `prompt_tokens` are beside it, made by the
+    client.
     """
 
     operation: Operation
@@ -41,6 +46,32 @@ class Request:
     images: int
     stream_options: dict[str, Any]
     fields: dict[str, msgspec.Raw]
+    prompt_tokens: int = 0
+
+
+_PROMPTS: Mapping[Operation, Callable[[dict[str, Any]], Prompt]] = {
+    Operation.CHAT: chat_prompt,
+    Operation.COMPLETIONS: text_prompt,
+    Operation.EMBEDDINGS: embeddings_prompt,
+    Operation.RESPONSES: responses_prompt,
+    Operation.MESSAGES: messages_prompt,
+}
+_CHATS = {Operation.CHAT: "chat completions"}
+_TEXTS = _CHATS | {Operation.COMPLETIONS: "completions"}
+# Where else a field is given it may be prompt, or output, that nobody counted.
+_OWNERS: Mapping[str, Mapping[Operation, str]] = {
+    "messages": _CHATS | {Operation.MESSAGES: "messages"},
+    "prompt": {Operation.COMPLETIONS: "completions"},
+    "input": {Operation.RESPONSES: "responses", Operation.EMBEDDINGS: "embeddings"},
+    "instructions": {Operation.RESPONSES: "responses"},
+    "system": {Operation.MESSAGES: "messages"},
+    "n": _TEXTS,
+    "best_of": _TEXTS,
+    "max_tokens": _TEXTS | {Operation.MESSAGES: "messages"},
+    "max_completion_tokens": _CHATS,
+    "max_output_tokens": {Operation.RESPONSES: "responses"},
+    "stream_options": _TEXTS | {Operation.RESPONSES: "responses"},
+}
 
 
 def parse(operation: Operation, body: bytes) -> Request:
@@ -50,6 +81,9 @@ def parse(operation: Operation, body: bytes) -> Request:
     if not isinstance(model, str) or not _MODEL_NAME.fullmatch(model):
         refuse("`model` must name a model.", "model")
     refuse_levers(values)
+    for name, owners in _OWNERS.items():
+        if operation not in owners and values.get(name) is not None:
+            refuse(f"belongs to {' and '.join(owners.values())}.", name)
     stream = flag(values, "stream")
     options = values.get("stream_options")
     if options is None:
@@ -61,10 +95,9 @@ def parse(operation: Operation, body: bytes) -> Request:
     include_usage = options.get("include_usage")
     if include_usage is not None and not isinstance(include_usage, bool):
         refuse("must be true or false.", "stream_options.include_usage")
-    if operation is Operation.CHAT:
-        messages, text_bytes, images = chat_prompt(values)
-    else:
-        messages, text_bytes, images = 1, text_prompt(values), 0
+    if operation is Operation.EMBEDDINGS and stream:
+        refuse("Embeddings can't be streamed.", "stream")
+    prompt = _PROMPTS[operation](values)
     check_sampling(operation, values)
     return Request(
         operation=operation,
@@ -73,9 +106,10 @@ def parse(operation: Operation, body: bytes) -> Request:
         wants_usage=include_usage is True,
         choices=_choices(values),
         output_cap=_output_cap(operation, values),
-        messages=messages,
-        text_bytes=text_bytes,
-        images=images,
+        messages=prompt.messages,
+        text_bytes=prompt.text_bytes,
+        images=prompt.images,
+        prompt_tokens=prompt.tokens,
         stream_options=options,
         fields=fields,
     )
@@ -90,9 +124,8 @@ def _choices(values: dict[str, Any]) -> int:
 
 
 def _output_cap(operation: Operation, values: dict[str, Any]) -> int | None:
-    caps = [positive(values, "max_tokens")]
-    if operation is Operation.CHAT:
-        caps.append(positive(values, "max_completion_tokens"))
-    elif values.get("max_completion_tokens") is not None:
-        refuse("belongs to chat completions.", "max_completion_tokens")
-    return min((cap for cap in caps if cap is not None), default=None)
+    names = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+    caps = [cap for name in names if (cap := positive(values, name)) is not None]
+    if operation is Operation.MESSAGES and not caps:
+        refuse("is missing.", "max_tokens")
+    return min(caps, default=None)

@@ -20,7 +20,7 @@ from tollhouse.core.admission import (
     RequestHeaders,
 )
 from tollhouse.core.identity import Principal, parse_scopes
-from tollhouse.core.problems import Problem, ProtocolError
+from tollhouse.core.problems import Dialect, Problem, ProtocolError
 from tollhouse.core.ratelimit import quota_fields
 from tollhouse.pb.envoy.config.core.v3 import base_pb2 as core_pb
 from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
@@ -118,16 +118,16 @@ def to_pb_hold(seconds: float) -> bytes:
     return response.SerializeToString()
 
 
-def to_pb_problem(problem: Problem, *, is_grpc: bool) -> bytes:
-    """Our own refusal, in OpenAI's error shape or as a gRPC status."""
-    if not is_grpc:
-        return _immediate(problem.status, problem.body(), problem.headers)
+def to_pb_problem(problem: Problem, dialect: Dialect) -> bytes:
+    """Our own refusal, as the client's API words it."""
+    if dialect is not Dialect.GRPC:
+        return _immediate(problem.status, problem.body(dialect), problem.headers)
     response = ext_proc.ProcessingResponse()
     immediate = response.immediate_response
     immediate.status.code = problem.status  # type: ignore[assignment]  # HTTP's numbers
     # Without it Envoy makes UNAVAILABLE of a 429, which clients retry at once.
     immediate.grpc_status.status = problem.kind.grpc_status
-    immediate.body = problem.message.encode()  # becomes grpc-message
+    immediate.body = problem.body(dialect)  # becomes grpc-message
     status = status_pb2.Status(code=problem.kind.grpc_status, message=problem.message)
     wait_ms = problem.headers.get("retry-after-ms")
     if wait_ms is not None:

@@ -38,8 +38,9 @@ from tollhouse.core.admission import (
 from tollhouse.core.experience import Experience
 from tollhouse.core.ids import exchange_id
 from tollhouse.core.limits import Measure
-from tollhouse.core.problems import Kind, Problem, ProtocolError, Unavailable
+from tollhouse.core.problems import Dialect, Kind, Problem, ProtocolError, Unavailable
 from tollhouse.core.reservation import Granted, Refused, Reservation
+from tollhouse.core.surface import dialect_of
 from tollhouse.extproc.convert import (
     from_pb_request,
     to_pb_admit,
@@ -119,12 +120,12 @@ class ExternalProcessorServicer:
         """Run one admission over one stream."""
         id_ = exchange_id(time.time_ns() // 1_000_000, os.urandom(10))
         admission = Admission(id_, self._live.catalog, self._experience)
-        is_grpc = False
+        dialect = Dialect.OPENAI
         try:
             async for message in messages:
                 event = from_pb_request(message)
                 if isinstance(event, RequestHeaders):
-                    is_grpc = event.is_grpc
+                    dialect = Dialect.GRPC if event.is_grpc else dialect_of(event.path)
                 command = await self._counted(admission, admission.receive(event))
                 if isinstance(command, Reserve):
                     verdict = await self._reserve(command)
@@ -135,7 +136,7 @@ class ExternalProcessorServicer:
                                 verdict = await self._hold(command)
                     self._count(verdict, command.reservation)
                     command = _told(admission, verdict)
-                yield self._reply(command, id_, is_grpc=is_grpc)
+                yield self._reply(command, id_, dialect)
                 if not isinstance(command, Identify):
                     return
         except ProtocolError as error:
@@ -153,7 +154,7 @@ class ExternalProcessorServicer:
         """Wait for the releases under way; call it once the server has stopped."""
         await asyncio.gather(*self._releases)
 
-    def _reply(self, command: Command | None, id_: str, *, is_grpc: bool) -> bytes:
+    def _reply(self, command: Command | None, id_: str, dialect: Dialect) -> bytes:
         match command:
             case Identify():
                 return to_pb_identify(command)
@@ -163,7 +164,7 @@ class ExternalProcessorServicer:
                 return to_pb_answer(command)
             case Refuse(problem):
                 _report(problem, id_)
-                return to_pb_problem(problem, is_grpc=is_grpc)
+                return to_pb_problem(problem, dialect)
             case _:
                 raise ProtocolError(f"no reply for {type(command).__name__}")
 

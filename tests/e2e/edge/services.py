@@ -15,7 +15,7 @@ import grpc
 from google.protobuf import json_format
 from google.rpc import code_pb2
 
-from tollhouse.core.problems import Kind, Problem
+from tollhouse.core.problems import Dialect, Kind, Problem
 from tollhouse.extproc.convert import to_pb_problem
 from tollhouse.pb.envoy.config.core.v3 import base_pb2 as core_pb
 from tollhouse.pb.envoy.service.auth.v3 import external_auth_pb2 as auth
@@ -169,7 +169,7 @@ def _immediate(status: int) -> ext_proc.ProcessingResponse:
 
 def _over_limit() -> ext_proc.ProcessingResponse:
     problem = Problem(Kind.RATE_LIMITED, TOO_FAST, headers={"retry-after-ms": "1500"})
-    return ext_proc.ProcessingResponse.FromString(to_pb_problem(problem, is_grpc=True))
+    return ext_proc.ProcessingResponse.FromString(to_pb_problem(problem, Dialect.GRPC))
 
 
 _ANSWERS = {"path": _with_path, "grpc": _over_limit}
