@@ -50,9 +50,15 @@ class Permission(StrEnum):
     USAGE_READ = "usage:read"
 
 
-DEFAULT_SCOPES: Final = (
-    f"{Permission.CHAT_WRITE} {Permission.COMPLETIONS_WRITE} {Permission.MODELS_READ}"
+DEFAULT_SCOPES: Final = " ".join(
+    (
+        Permission.CHAT_WRITE,
+        Permission.COMPLETIONS_WRITE,
+        Permission.EMBEDDINGS_WRITE,
+        Permission.MODELS_READ,
+    )
 )
+"""OpenAI's APIs. Triton's own, which goes past chat templates, is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
