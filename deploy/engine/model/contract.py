@@ -14,6 +14,8 @@ class Contract:
     seed: str
     end_id: str | None
     min_tokens: str | None
+    guide_kind: str | None
+    guide: str | None
     counts: bool
     """Sends num_input_tokens and num_output_tokens when asked to."""
     finish_reason: bool
@@ -34,6 +36,8 @@ _ENSEMBLE = Contract(
     seed="seed",
     end_id="end_id",
     min_tokens="min_tokens",
+    guide_kind="guided_decoding_guide_type",
+    guide="guided_decoding_guide",
     counts=True,
     finish_reason=False,
     cumulative=False,
@@ -51,6 +55,8 @@ CONTRACTS = {
         seed="sampling_param_seed",
         end_id=None,
         min_tokens=None,
+        guide_kind=None,
+        guide=None,
         counts=False,
         finish_reason=True,
         cumulative=True,

@@ -1,7 +1,7 @@
 """One Triton request: what it asks for, and how its answer is sent.
 
 Like TensorRT-LLM, the engine takes sampling parameters; being a simulation it heeds
-only seed, end_id, min_tokens, max_tokens and the stop words.
+only seed, end_id, min_tokens, max_tokens, the stop words and a guide.
 """
 
 import hashlib
@@ -15,7 +15,9 @@ from collections.abc import Callable
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from calls import calls_text
 from contract import Contract
+from guide import UnfitSchema, guided_text
 from text import Detokenizer, StopWords, Trigrams, Vocabulary
 from tokenizers import Tokenizer
 from truth import TruthLog
@@ -123,6 +125,7 @@ class Generation:
         self._min_tokens = int(self._scalar(contract.min_tokens, 0))
         seed = f"{int(self._scalar(contract.seed, 0))}:{self._prompt}"
         self._rng = random.Random(hashlib.sha256(seed.encode()).digest())
+        self._script = self._scripted()
         self._stops = StopWords(self._strings(contract.stop_words))
         self._detokenizer = Detokenizer(engine.vocabulary)
         self._text = ""
@@ -150,9 +153,25 @@ class Generation:
         value = self._tensor(name)
         return default if value is None else value[0]
 
-    def _strings(self, name: str) -> list[str]:
+    def _strings(self, name: str | None) -> list[str]:
         value = self._tensor(name)
         return [] if value is None else [item.decode() for item in value]
+
+    def _scripted(self) -> list[int] | None:
+        """Return an answer that no random walk finds, last token first."""
+        kind = self._strings(self._contract.guide_kind)
+        if kind:
+            guide = "".join(self._strings(self._contract.guide))
+            try:
+                text = guided_text(kind[0], guide, self._rng)
+            except UnfitSchema as error:
+                raise Rejected(f"guided decoding: {error}") from error
+        else:
+            text = calls_text(self._prompt, self._rng)
+        if not text:
+            return None
+        tokens = self._engine.tokenizer.encode(text, add_special_tokens=False).ids
+        return [*tokens, self._engine.end][::-1]
 
     def _fault(self) -> tuple[str, str]:
         asked = _FAULT.search(self._prompt) if self._engine.faults else None
@@ -193,12 +212,18 @@ class Generation:
             if self._fault_kind == "hang":
                 return False
             raise RuntimeError("simulated engine failure in mid-stream")
-        token = self._engine.next_token(self._before, self._last, self._rng)
+        if self._script is None:
+            token = self._engine.next_token(self._before, self._last, self._rng)
+        else:
+            token = self._script.pop()
         self._before, self._last = self._last, token
         self.output_tokens += 1
         if not self._first_ns:
             self._first_ns = time.time_ns()
-        ended = token == self._end_id and self.output_tokens >= self._min_tokens
+        if self._script is None:
+            ended = token == self._end_id and self.output_tokens >= self._min_tokens
+        else:
+            ended = not self._script
         done = ended or self.output_tokens >= self._max_tokens
         delta = self._detokenizer.feed(token, last=done)
         reason = "stop" if ended else "length"

@@ -247,6 +247,7 @@ def _from_status(error: grpc.aio.AioRpcError) -> Problem | Unavailable:
 _AWAY = ("unknown model", "is not ready", "is not healthy", "stopped accepting")
 _FULL = ("exceeds maximum queue size",)
 _TOO_LONG = ("exceeds maximum input length", "exceed max_seq_len")
+_UNGUIDED = ("guided decoding", "guideddecoding")
 
 
 def _from_message(message: str) -> Problem | Unavailable:
@@ -267,6 +268,8 @@ def _from_message(message: str) -> Problem | Unavailable:
             "The prompt is longer than the model takes.",
             "messages",
         )
+    if any(text in words for text in _UNGUIDED):
+        return Problem(Kind.UNSUPPORTED, "The model can't follow this JSON schema.")
     if any(text in words for text in _AWAY):
         return Unavailable("Triton has the model not ready")
     return Problem(Kind.UPSTREAM_FAILED, "The model failed.")

@@ -1,4 +1,4 @@
-"""python -m tollhouse.frontend: OpenAI's API beside one Triton server."""
+"""python -m tollhouse.frontend: APIs of chats beside one Triton server."""
 
 import time
 
@@ -22,6 +22,7 @@ def _model(name: str, section: ModelSection, created: int) -> Model:
         release=Release.open(section.release_dir),
         context=section.context,
         created=created,
+        tool_parser=section.tool_parser,
     )
 
 

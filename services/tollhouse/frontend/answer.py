@@ -1,26 +1,75 @@
-"""Answers in OpenAI's shape: stream events by template, whole answers by msgspec.
-
-A token costs one string escape and a few joins: everything else of an event is the
-same for the whole stream.
-"""
+"""An answer as it comes, whichever API it goes out by: parts, their end, their cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-import msgspec
-
-from tollhouse.core import sse
 from tollhouse.core.problems import Problem
 
-_encode = msgspec.json.encode
+
+@dataclass(frozen=True, slots=True)
+class CallOpened:
+    """The model calls a function. `id` has no prefix: each API has its own."""
+
+    index: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallArguments:
+    """Some of the arguments of the call that was opened last, as JSON."""
+
+    index: int
+    text: str
+
+
+Part = str | CallOpened | CallArguments
+"""Text, or some of a call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Why a choice ended: stop, length or tool_calls."""
+
+    reason: str
+    stop: str | None = None
+    """The stop string that ended it, if one did."""
+
+
+@dataclass(slots=True)
+class Block:
+    """A run of text or, with `call`, one call and its arguments."""
+
+    call: CallOpened | None = None
+    texts: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """All of it so far."""
+        return "".join(self.texts)
 
 
 @dataclass(slots=True)
 class ChoiceResult:
-    """One choice of an answer in one piece."""
+    """One choice of an answer, put together."""
 
-    texts: list[str] = field(default_factory=list)
-    finish_reason: str = "stop"
+    blocks: list[Block] = field(default_factory=list)
+    finish: Finish = Finish("stop")
+
+    def add(self, part: Part) -> bool:
+        """Take the next part; whether it begins a block."""
+        if isinstance(part, CallOpened):
+            self.blocks.append(Block(part))
+            return True
+        if isinstance(part, CallArguments):
+            self.blocks[-1].texts.append(part.text)
+            return False
+        begins = not self.blocks or self.blocks[-1].call is not None
+        if begins:
+            self.blocks.append(Block())
+        self.blocks[-1].texts.append(part)
+        return begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,96 +88,33 @@ class Usage:
             self.cached_input_tokens,
         )
 
-    def openai(self) -> dict[str, object]:
-        """Return OpenAI's `usage`."""
-        return {
-            "prompt_tokens": self.input_tokens,
-            "completion_tokens": self.output_tokens,
-            "total_tokens": self.input_tokens + self.output_tokens,
-            "prompt_tokens_details": {"cached_tokens": self.cached_input_tokens},
-        }
 
+class Form(Protocol):
+    """One answer in the shape of one API: events as it comes, or one body.
 
-class Form:
-    """The form of one answer: chat or completion, its id, its model."""
-
-    def __init__(
-        self, *, chat: bool, id_: str, created: int, model: str, include_usage: bool
-    ) -> None:
-        self._chat = chat
-        self._kind = "chat.completion" if chat else "text_completion"
-        self._head = {"id": id_, "created": created, "model": model}
-        chunk = "chat.completion.chunk" if chat else "text_completion"
-        head = _encode({**self._head, "object": chunk})[:-1]
-        self._open = head + b',"choices":[{"index":'
-        self._usage_open = head + b',"choices":[],"usage":'
-        # OpenAI: every other chunk has `usage: null` when usage was asked for.
-        self._close = b'}],"usage":null}' if include_usage else b"}]}"
-        if chat:
-            self._text = b',"delta":{"content":'
-            self._text_end = b'},"finish_reason":null'
-            self._finish = b',"delta":{},"finish_reason":"'
-        else:
-            self._text = b',"text":'
-            self._text_end = b',"logprobs":null,"finish_reason":null'
-            self._finish = b',"text":"","logprobs":null,"finish_reason":"'
+    A stream is opening and parts and finish for each choice, in any order among
+    choices, then closing; every method returns what to send, maybe nothing.
+    """
 
     def opening(self, index: int, usage: Usage) -> bytes:
-        """Return the event that names the role; completions have none."""
-        if not self._chat:
-            return b""
-        delta = b',"delta":{"role":"assistant","content":""},"finish_reason":null'
-        return self._event(b"%d" % index + delta, usage)
+        """Return the events before the first part of a choice."""
 
-    def text(self, index: int, text: str, usage: Usage) -> bytes:
-        """Return the event of some text."""
-        middle = b"%d" % index + self._text + _encode(text) + self._text_end
-        return self._event(middle, usage)
+    def part(self, index: int, part: Part, usage: Usage) -> bytes:
+        """Return the events of one part."""
 
-    def finish(self, index: int, reason: str, usage: Usage) -> bytes:
-        """Return the event that ends a choice."""
-        middle = b"%d" % index + self._finish + reason.encode() + b'"'
-        return self._event(middle, usage)
+    def finish(self, index: int, finish: Finish, usage: Usage) -> bytes:
+        """Return the events that end a choice."""
 
-    def closing(self, usage: Usage, *, include_usage: bool) -> bytes:
-        """Return the usage event, if asked for, and the end of the stream."""
-        if not include_usage:
-            return sse.DONE
-        data = self._usage_open + _encode(usage.openai()) + b"}"
-        return sse.event(data, comment=usage.comment()) + sse.DONE
+    def closing(self, usage: Usage) -> bytes:
+        """Return the end of a stream that ended well."""
 
-    def _event(self, middle: bytes, usage: Usage) -> bytes:
-        return sse.event(self._open + middle + self._close, comment=usage.comment())
+    def broken(self, problem: Problem, usage: Usage) -> bytes:
+        """Return the event that says why a stream ends here; nothing follows."""
 
     def whole(self, results: Sequence[ChoiceResult], usage: Usage) -> bytes:
         """Return the answer in one piece."""
-        return _encode(
-            {
-                **self._head,
-                "object": self._kind,
-                "choices": [
-                    self._whole_choice(index, result)
-                    for index, result in enumerate(results)
-                ],
-                "usage": usage.openai(),
-            }
-        )
-
-    def _whole_choice(self, index: int, result: ChoiceResult) -> dict[str, object]:
-        text = "".join(result.texts)
-        answer: dict[str, object] = (
-            {"message": {"role": "assistant", "content": text, "refusal": None}}
-            if self._chat
-            else {"text": text}
-        )
-        return {
-            "index": index,
-            **answer,
-            "logprobs": None,
-            "finish_reason": result.finish_reason,
-        }
 
 
-def broken(problem: Problem, usage: Usage) -> bytes:
-    """Return the event that says why a stream ends here; no [DONE] follows."""
-    return sse.event(problem.body(), comment=usage.comment())
+def named_event(name: bytes, data: bytes, usage: Usage) -> bytes:
+    """Return an event with a name, as the newer APIs have them."""
+    return b": %b\nevent: %b\ndata: %b\n\n" % (usage.comment(), name, data)

@@ -1,4 +1,4 @@
-"""The ASGI application: OpenAI's paths, answers, and callers who leave.
+"""The ASGI application: paths, answers, and callers who leave.
 
 While an answer is made, `receive` is watched for the caller's departure: queued,
 before the first token or in mid-stream, the request to Triton is cancelled at once.
@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 
 import structlog
 
@@ -22,17 +23,36 @@ from tollhouse.adapters.asgi import (
 )
 from tollhouse.core.model_list import model_list
 from tollhouse.core.problems import Kind, Problem, Unavailable
-from tollhouse.frontend.answer import ChoiceResult, broken
+from tollhouse.core.surface import dialect_of
+from tollhouse.frontend.answer import ChoiceResult, Form
+from tollhouse.frontend.chat_form import ChatForm
+from tollhouse.frontend.chat_request import parse_chat, parse_completion
 from tollhouse.frontend.generation import merged
-from tollhouse.frontend.requests import Request, parse_chat, parse_completion
+from tollhouse.frontend.messages_form import MessagesForm
+from tollhouse.frontend.messages_request import parse_message
+from tollhouse.frontend.request import Request
+from tollhouse.frontend.responses_form import ResponsesForm
+from tollhouse.frontend.responses_request import parse_response
 from tollhouse.frontend.service import Prepared, Service
 
 MAX_BODY_BYTES = 8 << 20
 """More than Envoy lets through (3 MiB): it only bounds callers without an Envoy."""
 
-_PARSERS: dict[str, Callable[[bytes], Request]] = {
-    "/v1/chat/completions": parse_chat,
-    "/v1/completions": parse_completion,
+
+@dataclass(frozen=True, slots=True)
+class _Api:
+    """One API: how its requests are read, and how its answers are written."""
+
+    parse: Callable[[bytes], Request]
+    form: Callable[[Request, str, int], Form]
+    """From the request, the exchange's id, and the time it came."""
+
+
+_APIS = {
+    "/v1/chat/completions": _Api(parse_chat, ChatForm),
+    "/v1/completions": _Api(parse_completion, ChatForm),
+    "/v1/responses": _Api(parse_response, ResponsesForm),
+    "/v1/messages": _Api(parse_message, MessagesForm),
 }
 _SERVER_ERROR = 500
 _SSE_HEADERS = [
@@ -46,7 +66,7 @@ _log = structlog.get_logger()
 
 
 class Application:
-    """OpenAI's API in front of one Triton server."""
+    """The APIs of OpenAI and of Anthropic in front of one Triton server."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -54,9 +74,8 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request (ASGI 3)."""
         method, path = scope["method"], scope["path"]
-        if method == "POST" and (parse := _PARSERS.get(path)):
-            exchange = _Exchange(self._service, scope, send)
-            await exchange.run(parse, receive)
+        if method == "POST" and (api := _APIS.get(path)):
+            await _Exchange(self._service, api, scope, send).run(receive)
         elif method == "GET" and path == "/v1/models":
             models = self._service.models.values()
             listed = model_list({model.name: model.created for model in models})
@@ -66,27 +85,29 @@ class Application:
             body = b'{"ready":true}' if ready else b'{"ready":false}'
             await respond(send, 200 if ready else 503, body)
         else:
-            await respond(send, _NO_ROUTE.status, _NO_ROUTE.body())
+            await respond(send, _NO_ROUTE.status, _NO_ROUTE.body(dialect_of(path)))
 
 
 class _Exchange:
     """One request for text and its answer."""
 
-    def __init__(self, service: Service, scope: Scope, send: Send) -> None:
+    def __init__(self, service: Service, api: _Api, scope: Scope, send: Send) -> None:
         self._service = service
+        self._api = api
         self._path = scope["path"]
         self._headers = dict(scope["headers"])
         self._send = send
         self._started_at = time.monotonic()
         self._first_token_seconds: float | None = None
         self._prepared: Prepared | None = None
+        self._form: Form | None = None
         self._answering = False
 
-    async def run(self, parse: Callable[[bytes], Request], receive: Receive) -> None:
+    async def run(self, receive: Receive) -> None:
         """Answer, or stop as soon as the caller leaves; log one line."""
         outcome = "left"
         try:
-            request = parse(await read_body(receive, MAX_BODY_BYTES))
+            request = self._api.parse(await read_body(receive, MAX_BODY_BYTES))
             work = asyncio.create_task(self._answer(request))
             gone = asyncio.create_task(_departure(receive))
             try:
@@ -121,35 +142,36 @@ class _Exchange:
     async def _answer(self, request: Request) -> None:
         prepared = await self._service.prepare(request, self._headers)
         self._prepared = prepared
+        self._form = form = self._api.form(
+            request, prepared.exchange_id, prepared.created
+        )
         if request.stream:
-            await self._stream(prepared)
+            await self._stream(prepared, form)
         else:
-            await self._whole(prepared)
+            await self._whole(prepared, form)
 
-    async def _stream(self, prepared: Prepared) -> None:
-        form = prepared.form
+    async def _stream(self, prepared: Prepared, form: Form) -> None:
         pieces = merged(prepared.choices, self._service.triton, self._service.patience)
         opened = set()
         async with aclosing(pieces):
             async for piece in pieces:
                 index = piece.choice.index
+                usage = prepared.usage()
                 block = b""
                 if index not in opened:
                     opened.add(index)
                     if not self._answering:
                         await self._open_stream()
-                    block = form.opening(index, prepared.usage())
-                if piece.text:
-                    block += form.text(index, piece.text, prepared.usage())
-                if piece.finish_reason is not None:
-                    block += form.finish(index, piece.finish_reason, prepared.usage())
+                    block = form.opening(index, usage)
+                for part in piece.parts:
+                    block += form.part(index, part, usage)
+                if piece.finish is not None:
+                    block += form.finish(index, piece.finish, usage)
                 if block:
                     await self._send(
                         {"type": "http.response.body", "body": block, "more_body": True}
                     )
-        closing = form.closing(
-            prepared.usage(), include_usage=prepared.request.include_usage
-        )
+        closing = form.closing(prepared.usage())
         await self._send({"type": "http.response.body", "body": closing})
 
     async def _open_stream(self) -> None:
@@ -160,17 +182,18 @@ class _Exchange:
             {"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS}
         )
 
-    async def _whole(self, prepared: Prepared) -> None:
+    async def _whole(self, prepared: Prepared, form: Form) -> None:
         results = [ChoiceResult() for _ in prepared.choices]
         pieces = merged(prepared.choices, self._service.triton, self._service.patience)
         async with aclosing(pieces):
             async for piece in pieces:
                 result = results[piece.choice.index]
-                result.texts.append(piece.text)
-                if piece.finish_reason is not None:
-                    result.finish_reason = piece.finish_reason
+                for part in piece.parts:
+                    result.add(part)
+                if piece.finish is not None:
+                    result.finish = piece.finish
         self._answering = True
-        await respond(self._send, 200, prepared.form.whole(results, prepared.usage()))
+        await respond(self._send, 200, form.whole(results, prepared.usage()))
 
     async def _fail(self, problem: Problem) -> None:
         """Say what went wrong, with its status or, too late for one, visibly.
@@ -179,9 +202,10 @@ class _Exchange:
         the server drop the connection, so that no client takes it for whole.
         """
         if not self._answering:
-            await respond(self._send, problem.status, problem.body(), problem.headers)
-        elif self._prepared is not None:
-            block = broken(problem, self._prepared.usage())
+            body = problem.body(dialect_of(self._path))
+            await respond(self._send, problem.status, body, problem.headers)
+        elif self._prepared is not None and self._form is not None:
+            block = self._form.broken(problem, self._prepared.usage())
             await self._send(
                 {"type": "http.response.body", "body": block, "more_body": True}
             )

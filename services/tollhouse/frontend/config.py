@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from tollhouse.adapters.process import StartError
 from tollhouse.adapters.telemetry import Level
 from tollhouse.frontend.contract import CONTRACTS
+from tollhouse.frontend.tool_parser import TOOL_PARSERS
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -44,6 +45,9 @@ class ModelSection(BaseModel):
     contract: Annotated[str, Field(pattern=f"^({'|'.join(CONTRACTS)})$")]
     release_dir: Path
     context: Annotated[int, Field(ge=2, le=2**31 - 1)]
+    tool_parser: (
+        Annotated[str, Field(pattern=f"^({'|'.join(TOOL_PARSERS)})$")] | None
+    ) = None
 
 
 class _ModelsFile(BaseModel):

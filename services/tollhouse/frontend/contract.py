@@ -9,11 +9,34 @@ where it wants text), so the frontend alone stops there.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
+
+import msgspec
 
 from tollhouse.adapters.triton import Tensor
+from tollhouse.core.refusal import refuse
 
 Sampling = Mapping[str, int | float]
 """Sampling parameters by their OpenAI or vLLM name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """What an answer must be: `json`, any object, or one of a `json_schema`."""
+
+    kind: str
+    schema: str
+    """JSON; empty where any object will do."""
+    param: str
+    """The field that asked for it, by which it is refused."""
+
+    @classmethod
+    def of_schema(cls, schema: object, param: str) -> Self:
+        """Return the guide of a JSON schema. Raises Problem if it can't be written."""
+        try:
+            return cls("json_schema", msgspec.json.encode(schema).decode(), param)
+        except RecursionError:
+            refuse("is nested too deeply.", param)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +58,8 @@ class Contract:
     cumulative: bool
     """A stream's text begins at its beginning in every response."""
     batched: bool
+    guide: tuple[str, str] | None
+    """Tensors of the kind of a guide and of its schema, where decoding is guided."""
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -51,6 +76,7 @@ class Contract:
         stream: bool,
         stops: Sequence[str],
         sampling: Sampling,
+        guide: Guide | None = None,
     ) -> list[Tensor]:
         """Return the inputs of one request; `sampling` has known parameters only."""
         inputs = [
@@ -64,6 +90,11 @@ class Contract:
             inputs.append(Tensor(tensor, datatype, (value,)))
         if stops and self.stop_words is not None:
             inputs.append(Tensor(self.stop_words, "BYTES", tuple(stops)))
+        if guide is not None and self.guide is not None:
+            kind, schema = self.guide
+            inputs.append(Tensor(kind, "BYTES", (guide.kind,)))
+            if guide.schema:
+                inputs.append(Tensor(schema, "BYTES", (guide.schema,)))
         return inputs
 
 
@@ -94,6 +125,7 @@ def _engine(name: str) -> Contract:
         finish_reason=False,
         cumulative=False,
         batched=True,
+        guide=("guided_decoding_guide_type", "guided_decoding_guide"),
     )
 
 
@@ -113,5 +145,6 @@ CONTRACTS: Mapping[str, Contract] = {
         finish_reason=True,
         cumulative=True,
         batched=False,
+        guide=None,
     ),
 }

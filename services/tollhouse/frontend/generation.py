@@ -2,14 +2,16 @@
 
 import asyncio
 import codecs
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 from tollhouse.adapters.triton import Answer, Inference, Patience, Response, Triton
 from tollhouse.core.problems import Kind, Problem
-from tollhouse.frontend.contract import Contract, Sampling
+from tollhouse.frontend.answer import Finish, Part
+from tollhouse.frontend.contract import Contract, Guide, Sampling
 from tollhouse.frontend.release import Release
 from tollhouse.frontend.stop import StopTrim
+from tollhouse.frontend.tool_parser import ToolReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,8 @@ class Model:
     release: Release
     context: int
     created: int
+    tool_parser: str | None = None
+    """How it writes calls of functions (tool_parser.TOOL_PARSERS); None: it can't."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +39,20 @@ class Ask:
     stream: bool
     stops: Sequence[str]
     sampling: Sampling
+    guide: Guide | None
+    tool_reader: Callable[[], ToolReader] | None
+    """Makes the reader of one choice, where the model may call functions."""
     request_id: str
     metadata: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text that may go out now; the last piece has a finish reason."""
+    """What may go out now; the last piece says why it is the last."""
 
     choice: "Choice"
-    text: str
-    finish_reason: str | None
+    parts: Sequence[Part]
+    finish: Finish | None = None
 
 
 class Choice:
@@ -64,6 +71,7 @@ class Choice:
         # before everything is generated.
         self._streams = ask.stream or bool(ask.stops and not self._contract.stop_words)
         self._trim = StopTrim(ask.stops)
+        self._reader = None if ask.tool_reader is None else ask.tool_reader()
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._seen = 0
         self._counted: list[str] = []
@@ -101,9 +109,21 @@ class Choice:
                     text += self._trim.feed(self._decode(b"", True))  # noqa: FBT003 - codecs'
                 text += self._trim.flush()
                 break
-            yield Piece(self, text, None)
+            yield Piece(self, self._parts(text))
+            if self._reader is not None and self._reader.is_full:
+                text = ""
+                break
+        parts = self._parts(text, last=True)
         self._count_whole()
-        yield Piece(self, text, self._finish_reason(reason))
+        yield Piece(
+            self, parts, Finish(self._finish_reason(reason), self._trim.matched)
+        )
+
+    def _parts(self, text: str, *, last: bool = False) -> Sequence[Part]:
+        if self._reader is None:
+            return (text,) if text else ()
+        parts = self._reader.feed(text)
+        return parts + self._reader.flush() if last else parts
 
     def _inference(self) -> Inference:
         ask, contract = self._ask, self._contract
@@ -116,6 +136,7 @@ class Choice:
                 stream=self._streams,
                 stops=ask.stops,
                 sampling=self._sampling,
+                guide=ask.guide,
             ),
             outputs=contract.outputs,
             batched=contract.batched,
@@ -151,9 +172,14 @@ class Choice:
         """
         if self._trim.hit:
             return "stop"
+        stopped = "stop"
+        if self._reader is not None and self._reader.calls:
+            stopped = "tool_calls"
+            if self._reader.is_full:
+                return stopped
         if self._contract.finish_reason:
-            return "length" if reason == "length" else "stop"
-        return "stop" if self.output_tokens < self._ask.max_tokens else "length"
+            return "length" if reason == "length" else stopped
+        return stopped if self.output_tokens < self._ask.max_tokens else "length"
 
 
 async def merged(

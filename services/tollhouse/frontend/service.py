@@ -1,23 +1,26 @@
 """From a judged request to what Triton is asked: prompt, limits, choices."""
 
 import asyncio
+import functools
 import re
 import secrets
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tollhouse.adapters.triton import Patience, Triton
 from tollhouse.core.problems import Kind, Problem
-from tollhouse.frontend.answer import Form, Usage
+from tollhouse.frontend.answer import Usage
+from tollhouse.frontend.contract import Guide
 from tollhouse.frontend.generation import Ask, Choice, Model, fitting_max_tokens
-from tollhouse.frontend.requests import Request
+from tollhouse.frontend.request import Request, unsupported
+from tollhouse.frontend.tool_parser import ToolReader, tool_reader
 
 _EXCHANGE = re.compile(r"[A-Za-z0-9-]{1,64}")
-# In characters. Rendering and tokenising take a millisecond from here on, and tenths of
+# In bytes. Rendering and tokenising take a millisecond from here on, and tenths of
 # a second for the longest bodies: other streams must not wait for that.
-_LONG_TEXT = 4096
+_LONG_BODY = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +29,9 @@ class Prepared:
 
     request: Request
     exchange_id: str
+    created: int
+    """Unix time."""
     choices: Sequence[Choice]
-    form: Form
 
     def usage(self) -> Usage:
         """Return the tokens so far; the prompt counts once."""
@@ -66,7 +70,9 @@ class Service:
             raise Problem(
                 Kind.MODEL_NOT_FOUND, "This model does not exist here.", "model"
             )
-        if request.text_size < _LONG_TEXT:
+        guide = _guide(model, request)
+        reader = _tool_reader(model, request)
+        if request.size < _LONG_BODY:
             prompt, input_tokens = _measure(model, request)
         else:
             prompt, input_tokens = await asyncio.to_thread(_measure, model, request)
@@ -88,6 +94,8 @@ class Service:
             stream=request.stream,
             stops=request.stops,
             sampling=_sampling(model, request),
+            guide=guide,
+            tool_reader=reader,
             request_id=exchange_id,
             metadata=(("traceparent", traceparent),) if traceparent else (),
         )
@@ -95,19 +103,37 @@ class Service:
         if seed is None and request.choices > 1:
             # Engines take 0 for a missing seed: all choices would be the same.
             seed = secrets.randbits(62)
-        chat = request.messages is not None
         return Prepared(
             request=request,
             exchange_id=exchange_id,
+            created=int(time.time()),
             choices=[Choice(ask, index, seed) for index in range(request.choices)],
-            form=Form(
-                chat=chat,
-                id_=("chatcmpl-" if chat else "cmpl-") + exchange_id.replace("-", ""),
-                created=int(time.time()),
-                model=model.name,
-                include_usage=request.include_usage,
-            ),
         )
+
+
+def _guide(model: Model, request: Request) -> Guide | None:
+    """Return what the answer must be: a call that is due goes before all else."""
+    guide = request.guide
+    if (tools := request.tools) is not None:
+        if guide is not None and not tools.forced:
+            raise Problem(
+                Kind.UNSUPPORTED,
+                f"`{guide.param}` would keep this model from calling functions: "
+                "leave it out, or choose none.",
+                guide.param,
+            )
+        guide = tools.guide()
+    if guide is not None and model.contract.guide is None:
+        unsupported(guide.param)
+    return guide
+
+
+def _tool_reader(model: Model, request: Request) -> Callable[[], ToolReader] | None:
+    if request.tools is None:
+        return None
+    if model.tool_parser is None:
+        unsupported("tools")
+    return functools.partial(tool_reader, request.tools, model.tool_parser)
 
 
 def _prompt(model: Model, request: Request) -> str:
@@ -119,13 +145,15 @@ def _prompt(model: Model, request: Request) -> str:
         raise Problem(
             Kind.INVALID_REQUEST, "This model serves completions, not chat.", "model"
         )
+    neutral = model.release.neutraliser.value
+    tools = None if request.tools is None else request.tools.described()
     try:
-        messages = model.release.neutraliser.value(list(request.messages))
+        messages, tools = neutral(list(request.messages)), neutral(tools)
     except RecursionError:
         raise Problem(
-            Kind.INVALID_REQUEST, "`messages` is nested too deeply.", "messages"
+            Kind.INVALID_REQUEST, "The body is nested too deeply.", "messages"
         ) from None
-    return template.render(messages)
+    return template.render(messages, tools)
 
 
 def _measure(model: Model, request: Request) -> tuple[str, int]:
@@ -145,9 +173,7 @@ def _sampling(model: Model, request: Request) -> dict[str, int | float]:
     known = model.contract.sampling
     for name in request.sampling:
         if name not in known:
-            raise Problem(
-                Kind.UNSUPPORTED, f"This model does not support `{name}`.", name
-            )
+            unsupported(name)
     defaults = {
         name: value for name, value in model.release.defaults.items() if name in known
     }
@@ -163,7 +189,5 @@ def _sampling(model: Model, request: Request) -> dict[str, int | float]:
         elif model.release.end_id is not None:
             sampling["end_id"] = model.release.end_id
     elif request.ignore_eos:
-        raise Problem(
-            Kind.UNSUPPORTED, "This model does not support `ignore_eos`.", "ignore_eos"
-        )
+        unsupported("ignore_eos")
     return sampling

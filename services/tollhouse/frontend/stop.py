@@ -14,7 +14,12 @@ class StopTrim:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
         self._held = ""
-        self.hit = False
+        self.matched: str | None = None
+
+    @property
+    def hit(self) -> bool:
+        """Whether a stop string has come."""
+        return self.matched is not None
 
     def feed(self, text: str) -> str:
         """Return the text that can be passed on."""
@@ -29,8 +34,8 @@ class StopTrim:
             if (start := held.find(stop)) >= 0
         ]
         if matches:
-            _, start = min(matches)
-            self._held, self.hit = "", True
+            end, start = min(matches)
+            self._held, self.matched = "", held[start:end]
             return held[:start]
         keep = max(
             (

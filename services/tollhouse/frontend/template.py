@@ -67,11 +67,18 @@ class ChatTemplate:
         self._template = environment.from_string(source)
         self._tokens = dict(tokens)
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         """Return the prompt. Raises Problem when the template refuses the messages."""
         try:
             return self._template.render(
-                messages=messages, add_generation_prompt=True, **self._tokens
+                messages=messages,
+                tools=tools,
+                add_generation_prompt=True,
+                **self._tokens,
             )
         except _Refusal as refusal:
             raise Problem(

@@ -12,6 +12,34 @@ from tollhouse.core import sse
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 
+PARAMETERS = {
+    "type": "object",
+    "properties": {
+        "place": {"type": "string"},
+        "unit": {"enum": ["c", "f"]},
+        "days": {"type": "integer", "minimum": 1, "maximum": 7},
+    },
+    "required": ["place", "unit", "days"],
+    "additionalProperties": False,
+}
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a place.",
+        "parameters": PARAMETERS,
+    },
+}
+NEEDS_A_CALL: Any = [{"role": "user", "content": "Use get_weather for Rome, please."}]
+
+
+def check_arguments(text: str) -> None:
+    """The arguments are what the schema says."""
+    arguments = json.loads(text)
+    assert arguments.keys() == {"place", "unit", "days"}
+    assert arguments["unit"] in {"c", "f"}
+    assert 1 <= arguments["days"] <= 7
+
 
 def chat(content: str = "What is a toll?", **fields: Any) -> dict[str, Any]:
     """Return a chat request."""

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import httpx
+import httpx2
+import openai
 import pytest
 
 from tests.e2e.frontend.stack import (
@@ -72,3 +74,16 @@ async def client(frontend: Frontend) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the shared frontend, with connections of its own."""
     async with frontend.client() as connected:
         yield connected
+
+
+@pytest.fixture
+async def sdk(frontend: Frontend) -> AsyncIterator[openai.AsyncOpenAI]:
+    """OpenAI's client as users make one, but for the Unix socket."""
+    transport = httpx2.AsyncHTTPTransport(uds=frontend.socket)
+    async with (
+        httpx2.AsyncClient(transport=transport) as http,
+        openai.AsyncOpenAI(
+            base_url=f"{frontend.url}/v1", api_key="none", http_client=http
+        ) as client,
+    ):
+        yield client

@@ -129,6 +129,7 @@ def running_frontend(
             "contract": deployment.contract,
             "release_dir": str(engine.release_dir()),
             "context": deployment.parameters.max_seq_len,
+            "tool_parser": "hermes",
         }
         for name, deployment in triton.models.items()
     }

@@ -1,5 +1,7 @@
 """Answers through a real tritonserver: text, ends, and usage that is the truth."""
 
+from typing import Any
+
 import httpx
 import pytest
 
@@ -13,7 +15,15 @@ from tests.e2e.frontend.calls import (
     whole,
 )
 from tests.e2e.frontend.stack import Triton
+from tollhouse.core import sse
 
+FUNCTION = {
+    "type": "function",
+    "function": {
+        "name": "f",
+        "parameters": {"type": "object", "properties": {"x": {"type": "string"}}},
+    },
+}
 CONTRACTS = ["tiny-chat", "tiny-bls", "tiny-llmapi"]
 
 
@@ -66,6 +76,36 @@ async def test_usage_comments_count_every_event(client: httpx.AsyncClient):
     assert outputs == sorted(outputs)
     # role and first token, one event per token, finish, usage
     assert outputs == [1, *range(1, 13), 12, 12]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, chat("Use f.", tools=[FUNCTION])),
+        (CHAT, chat("Use f.", tools=[FUNCTION], tool_choice="required")),
+        (
+            "/v1/responses",
+            {"model": "tiny-chat", "input": "Hi", "max_output_tokens": 9},
+        ),
+        ("/v1/messages", {**chat("Hi"), "max_tokens": 9}),
+    ],
+)
+async def test_every_shape_tells_the_meter(
+    client: httpx.AsyncClient, triton: Triton, path: str, body: dict[str, Any]
+):
+    """A usage comment before each event, and the last is what the engine did."""
+    exchange = new_exchange()
+    headers = {"x-tollhouse-exchange": exchange}
+    answer = await client.post(path, json=body | {"stream": True}, headers=headers)
+    events = [
+        event for event in sse.Parser().feed(answer.content) if event.data != "[DONE]"
+    ]
+    (truth,) = triton.truths(exchange)
+    comments = [comment for event in events for comment in event.comments]
+
+    assert len(comments) == len(events)
+    assert comments[-1] == f"usage {truth['input_tokens']},{truth['output_tokens']},0"
+    assert truth["outcome"] == "completed"
 
 
 async def test_usage_chunk_is_sent_only_when_asked_for(client: httpx.AsyncClient):

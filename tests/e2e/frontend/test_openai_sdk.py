@@ -1,32 +1,17 @@
 """The unmodified OpenAI client takes our answers, and our errors, for OpenAI's."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx2
 import openai
 import pytest
 
 from tests.e2e.frontend.calls import new_exchange
-from tests.e2e.frontend.stack import Frontend, Triton
+from tests.e2e.frontend.stack import Triton
 
 ASK: dict[str, Any] = {
     "model": "tiny-chat",
     "messages": [{"role": "user", "content": "Hi"}],
 }
-
-
-@pytest.fixture
-async def sdk(frontend: Frontend) -> AsyncIterator[openai.AsyncOpenAI]:
-    """A client as users make one, but for the Unix socket."""
-    transport = httpx2.AsyncHTTPTransport(uds=frontend.socket)
-    async with (
-        httpx2.AsyncClient(transport=transport) as http,
-        openai.AsyncOpenAI(
-            base_url=f"{frontend.url}/v1", api_key="none", http_client=http
-        ) as client,
-    ):
-        yield client
 
 
 async def test_streams_and_whole_answers(sdk: openai.AsyncOpenAI):

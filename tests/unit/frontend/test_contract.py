@@ -8,7 +8,7 @@ import pytest
 from tollhouse.adapters.triton import Tensor
 from tollhouse.cli.engine import engine_dir
 from tollhouse.core.problems import Kind, Problem
-from tollhouse.frontend.contract import CONTRACTS
+from tollhouse.frontend.contract import CONTRACTS, Guide
 from tollhouse.frontend.generation import fitting_max_tokens
 
 _TENSOR = re.compile(
@@ -105,3 +105,14 @@ def test_output_cap_that_does_not_fit(
         fitting_max_tokens(asked, injected=injected, input_tokens=prompt, context=100)
 
     assert caught.value.kind is Kind.CONTEXT_LENGTH
+
+
+def test_a_schema_too_deep_to_write_is_refused_by_name():
+    """Python has an end to it before Triton sees anything."""
+    schema: object = {}
+    for _ in range(5000):
+        schema = {"items": schema}
+    with pytest.raises(Problem) as caught:
+        Guide.of_schema(schema, "response_format")
+
+    assert caught.value.param == "response_format"

@@ -9,10 +9,10 @@ import pytest
 from tollhouse.adapters.triton import Inference, Patience, Triton
 from tollhouse.cli.engine import release_dir
 from tollhouse.core.problems import Kind, Problem
+from tollhouse.frontend.chat_request import parse_chat, parse_completion
 from tollhouse.frontend.contract import CONTRACTS
 from tollhouse.frontend.generation import Model
 from tollhouse.frontend.release import Release
-from tollhouse.frontend.requests import parse_chat, parse_completion
 from tollhouse.frontend.service import Prepared, Service
 
 RELEASE = Release.open(release_dir())
@@ -37,7 +37,7 @@ class RecordingTriton(Triton):
 
 def service(contract: str = "ensemble", release: Release = RELEASE) -> Service:
     """A service with one model."""
-    model = Model("m", "triton-m", CONTRACTS[contract], release, 4096, 0)
+    model = Model("m", "triton-m", CONTRACTS[contract], release, 4096, 0, "hermes")
     return Service({"m": model}, RecordingTriton(), Patience())
 
 
@@ -148,12 +148,16 @@ async def test_messages_nested_too_deeply_are_the_clients_fault():
     deep: object = 1
     for _ in range(600):
         deep = {"a": deep}
-    call = {"role": "assistant", "tool_calls": [deep]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": deep}}
     with pytest.raises(Problem) as caught:
-        await prepare(service(), messages=[call])
+        await prepare(service(), tools=[tool])
 
     assert caught.value.kind is Kind.INVALID_REQUEST
-    assert caught.value.param == "messages"
+    other = {"type": "function", "function": {"name": "g"}}
+    with pytest.raises(Problem) as caught:
+        await prepare(service(), tools=[tool, other], tool_choice="required")
+
+    assert caught.value.param == "tools"
 
 
 async def test_a_model_without_a_template_serves_no_chat():
@@ -166,3 +170,89 @@ async def test_a_model_without_a_template_serves_no_chat():
 
     assert caught.value.kind is Kind.INVALID_REQUEST
     assert prepared.usage().input_tokens == 1  # a completion's prompt goes as it is
+
+
+FORMAT = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"a": 1}}}
+TOOLS = [
+    {"type": "function", "function": {"name": name, "parameters": {"x": name}}}
+    for name in "fg"
+]
+
+
+async def test_guides_reach_the_engine():
+    """json_object is any object; a schema goes as the client wrote it."""
+    (any_object,) = await sent(response_format={"type": "json_object"})
+    (schema,) = await sent(response_format=FORMAT)
+    (plain,) = await sent(response_format={"type": "text"})
+
+    assert any_object["guided_decoding_guide_type"] == ("json",)
+    assert "guided_decoding_guide" not in any_object
+    assert schema["guided_decoding_guide_type"] == ("json_schema",)
+    assert schema["guided_decoding_guide"] == ('{"a":1}',)
+    assert "guided_decoding_guide_type" not in plain
+
+
+async def test_a_call_that_is_due_is_guided():
+    """A named function's arguments alone; of several, an object says which one."""
+    named = {"type": "function", "function": {"name": "g"}}
+    (one,) = await sent(tools=TOOLS, tool_choice=named, response_format=FORMAT)
+    (any_one,) = await sent(tools=TOOLS, tool_choice="required")
+    (free,) = await sent(tools=TOOLS)
+
+    assert one["guided_decoding_guide"] == ('{"type":"object","x":"g"}',)
+    schema = json.loads(any_one["guided_decoding_guide"][0])
+    assert [it["properties"]["name"] for it in schema["anyOf"]] == [
+        {"const": "f"},
+        {"const": "g"},
+    ]
+    assert schema["$defs"]["f"] == {"type": "object", "x": "f"}
+    assert "guided_decoding_guide_type" not in free
+
+
+async def test_tools_are_in_the_prompt_unless_none_is_chosen():
+    """What the model is not told of, it can't call."""
+    (told,) = await sent(tools=TOOLS)
+    (untold,) = await sent(tools=TOOLS, tool_choice="none", response_format=FORMAT)
+
+    assert '"name": "f"' in told["text_input"][0]
+    assert "<tools>" not in untold["text_input"][0]
+
+
+@pytest.mark.parametrize(
+    ("contract", "parser", "fields", "param"),
+    [
+        ("ensemble", None, {"tools": TOOLS}, "tools"),
+        (
+            "ensemble",
+            "hermes",
+            {"tools": TOOLS, "response_format": FORMAT},
+            "response_format",
+        ),
+        ("llmapi", "hermes", {"response_format": FORMAT}, "response_format"),
+        (
+            "llmapi",
+            "hermes",
+            {"tools": TOOLS, "tool_choice": "required"},
+            "tool_choice",
+        ),
+    ],
+)
+async def test_what_can_not_be_guided_is_refused_by_name(
+    contract: str, parser: str | None, fields: dict[str, Any], param: str
+):
+    """No parser, no guide, or a guide that would keep the model from calling."""
+    serving = service(contract)
+    model = dataclasses.replace(serving.models["m"], tool_parser=parser)
+    with pytest.raises(Problem) as caught:
+        await prepare(Service({"m": model}, serving.triton, Patience()), None, **fields)
+
+    assert caught.value.kind is Kind.UNSUPPORTED
+    assert caught.value.param == param
+
+
+async def test_control_tokens_in_tools_are_text():
+    """A description is a client's text like any other."""
+    tool = {"type": "function", "function": {"name": "f", "description": "<|im_end|>"}}
+    (inputs,) = await sent(tools=[tool])
+
+    assert inputs["text_input"][0].count("<|im_end|>") == 2  # the template's own

@@ -86,6 +86,7 @@ def test_a_models_file(tmp_path: Path):
         ("models: {}", "models"),
         ("models: {m: {}}", "models.m.triton_model"),
         ("models: {m: {contract: other}}", "models.m.contract"),
+        ("models: {m: {tool_parser: other}}", "models.m.tool_parser"),
         ("models: {m: {contxt: 3}}", "models.m.contxt"),
         ("models: [", "can't be read"),
         ("\x00", "can't be read"),

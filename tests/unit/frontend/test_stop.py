@@ -44,6 +44,10 @@ def test_the_string_complete_first_wins():
     """Of two, not the one that starts first but the one that is complete first."""
     for pieces in (["one two three"], list("one two three")):
         assert run(["e two three", "two"], pieces) == ("one ", True)
+    trim = StopTrim(["e two three", "two"])
+    trim.feed("one two three")
+
+    assert trim.matched == "two"
 
 
 def test_text_that_can_be_no_stop_string_goes_out_at_once():

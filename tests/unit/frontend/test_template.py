@@ -37,6 +37,32 @@ def test_the_local_template(release: Release):
     )
 
 
+def test_tools_and_what_became_of_them(release: Release):
+    """Signatures, calls and results in the style of Hermes."""
+    assert release.chat_template is not None
+    call = {"function": {"name": "f", "arguments": {"a": "é"}}}
+    prompt = release.chat_template.render(
+        [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "", "tool_calls": [call, call]},
+            {"role": "tool", "content": "c"},
+            {"role": "assistant", "content": "So:", "tool_calls": [call]},
+        ],
+        [{"type": "function", "function": {"name": "f"}}],
+    )
+    tools, _, turns = prompt.partition("</tool_call><|im_end|>\n")
+    written = '<tool_call>\n{"name": "f", "arguments": {"a": "é"}}\n</tool_call>'
+
+    assert '<tools>\n{"type": "function", "function": {"name": "f"}}\n</tools>' in tools
+    assert turns == (
+        "<|im_start|>user\nHi<|im_end|>\n"
+        f"<|im_start|>assistant\n{written}\n{written}<|im_end|>\n"
+        "<|im_start|>tool\n<tool_response>\nc\n</tool_response><|im_end|>\n"
+        f"<|im_start|>assistant\nSo:\n{written}<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
 @given(
     text=st.lists(
         st.sampled_from([*TOKENS, "<|im_", "end|>", "<", "|", "a", "\n", "\u200b"]),

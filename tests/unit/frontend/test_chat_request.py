@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tollhouse.core.problems import Kind, Problem
-from tollhouse.frontend.requests import Request, parse_chat, parse_completion
+from tollhouse.frontend.chat_request import parse_chat, parse_completion
+from tollhouse.frontend.request import Request
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -33,15 +34,7 @@ def test_a_plain_chat():
     assert request == Request(
         model="m",
         messages=({"role": "user", "content": "hi"},),
-        prompt="",
-        stream=False,
-        include_usage=False,
-        max_tokens=None,
-        choices=1,
-        stops=(),
-        seed=None,
-        sampling={},
-        ignore_eos=False,
+        size=len(json.dumps({"model": "m", "messages": MESSAGES})),
     )
 
 
@@ -83,7 +76,9 @@ def test_content_parts_are_joined():
             },
             {
                 "role": "assistant",
-                "tool_calls": [{"id": "1", "function": {"name": "f"}}],
+                "tool_calls": [
+                    {"id": "1", "function": {"name": "f", "arguments": '{"a": 1}'}}
+                ],
             },
             {"role": "tool", "tool_call_id": "1", "content": "c"},
             {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
@@ -96,7 +91,13 @@ def test_content_parts_are_joined():
         {
             "role": "assistant",
             "content": "",
-            "tool_calls": [{"id": "1", "function": {"name": "f"}}],
+            "tool_calls": [
+                {
+                    "id": "1",
+                    "type": "function",
+                    "function": {"name": "f", "arguments": {"a": 1}},
+                }
+            ],
         },
         {"role": "tool", "tool_call_id": "1", "content": "c"},
         {"role": "assistant", "content": "no"},
@@ -155,9 +156,10 @@ def test_wrong_values_are_refused_by_name(fields: dict[str, Any], param: str):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("tools", [{"type": "function"}]),
-        ("tool_choice", "required"),
-        ("response_format", {"type": "json_object"}),
+        ("functions", [{"name": "f"}]),
+        ("reasoning_effort", "low"),
+        ("verbosity", "high"),
+        ("store", True),
         ("logprobs", True),
         ("logprobs", 0),
         ("top_logprobs", 2),
@@ -188,6 +190,9 @@ def test_what_the_contract_has_not_is_refused_by_name(name: str, value: object):
         ("response_format", {"type": "text"}),
         ("logprobs", False),
         ("logit_bias", {}),
+        ("reasoning_effort", "none"),
+        ("store", False),
+        ("service_tier", "auto"),
         ("modalities", ["text"]),
         ("user", "somebody"),
         ("metadata", {"a": "b"}),
