@@ -88,10 +88,13 @@ class Jwts:
                 await asyncio.sleep(self._look_seconds)
                 issuers = self._issuers()
                 if issuers is not self._seen:
-                    self._seen = issuers
                     if issuers:
                         await asyncio.to_thread(_keys_class)
-                    for left in self._take(issuers):
+                    not_needed = self._take(issuers)
+                    # Not before they are trusted: what others let pass on the word of
+                    # those before them is looked at again from then on.
+                    self._seen = issuers
+                    for left in not_needed:
                         await left.close()
         finally:
             for it in self._trusted.values():

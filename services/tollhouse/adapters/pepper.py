@@ -3,7 +3,8 @@
 The file has one pepper to a line, `v2:<secret>`, the one for new digests first; a
 single line without a version is v1. To replace a pepper without an outage:
 
-1. Add the new one as the *last* line, everywhere. It is only looked up by.
+1. Add the new one as the *last* line, with a higher version than all before it,
+   everywhere. It is only looked up by.
 2. Make it the first line, everywhere. New keys get its digests, and keys in use move
    to it as they are seen.
 3. Remove the old line once `tollhouse keys list --pepper v1` shows no key that matters.
@@ -99,11 +100,11 @@ class Pepper:
 
 def is_older(digest: str, other: str) -> bool:
     """Whether a digest was made with a pepper of a lower version than another."""
-    return _version(digest) < _version(other)
+    return _version_number(version_of(digest)) < _version_number(version_of(other))
 
 
-def _version(digest: str) -> int:
-    return int(version_of(digest).removeprefix("v"))
+def _version_number(version: str) -> int:
+    return int(version.removeprefix("v"))
 
 
 class PepperFile:
@@ -161,4 +162,17 @@ def _parse(lines: list[bytes]) -> dict[str, bytes]:
         if version in secrets:
             raise ValueError(f"line {number}: {version} is given twice")
         secrets[version] = match[2]
+    _check_order(list(secrets))
     return secrets
+
+
+def _check_order(versions: list[str]) -> None:
+    """Refuse what no rotation leads to: keys never move to a lower version."""
+    first = versions[0]
+    for number, version in enumerate(versions[1:-1], 2):
+        if _version_number(version) > _version_number(first):
+            raise ValueError(
+                f"line {number}: {version} is newer than {first} in line 1; only the "
+                "last line may be, for the pepper that comes next. Put the one for "
+                "new digests first"
+            )

@@ -4,6 +4,7 @@ import base64
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +16,7 @@ from tollhouse.adapters.redis.audit import AuditEntry
 from tollhouse.adapters.redis.records import ApiKey, Tenant
 from tollhouse.core.identity import DEFAULT_SCOPES
 from tollhouse.core.key_terms import (
+    LATEST,
     Fault,
     KeyDocument,
     KeyTerms,
@@ -27,6 +29,8 @@ from tollhouse.pb.tollhouse.admin.v1 import admin_pb2 as admin_pb
 PAGE_SIZE: Final = 100
 MOST_PAGE_SIZE: Final = 1000
 
+# As Timestamp's own bounds are.
+_EARLIEST = datetime.min.replace(tzinfo=UTC).timestamp()
 _ENTRY_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 _TENANT_STATES = {
@@ -87,9 +91,13 @@ def read_token(token: str, parts: int) -> tuple[str, ...]:
 def read_entry_token(token: str) -> str | None:
     """The audit entry a page ended with, None for the first. Raises TermsError."""
     (id_,) = read_token(token, 1)
-    if id_ and not _ENTRY_ID.fullmatch(id_):
+    if not id_:
+        return None
+    parts = [int(it) for it in id_.split("-")] if _ENTRY_ID.fullmatch(id_) else []
+    # Redis numbers entries from 0-1 to the last of 64 bits each.
+    if not any(parts) or max(parts) >= 2**64:
         raise TermsError([("page_token", "is not one of ours")])
-    return id_ or None
+    return id_
 
 
 def check_request_id(text: str) -> str:
@@ -103,6 +111,14 @@ def check_request_id(text: str) -> str:
 def from_pb_time(time: Timestamp) -> float:
     """Unix seconds."""
     return time.seconds + time.nanos / 1e9
+
+
+def from_pb_since(time: Timestamp) -> float:
+    """Unix seconds from which to list. Raises TermsError for what is no date."""
+    since = from_pb_time(time)
+    if not _EARLIEST <= since <= LATEST:
+        raise TermsError([("start_time", "must be from the year 1 to 9999")])
+    return since
 
 
 def from_pb_terms(terms: admin_pb.KeyTerms, now: float) -> KeyTerms:
@@ -184,7 +200,7 @@ def to_pb_event(entry: AuditEntry) -> admin_pb.AuditEvent:
         action=entry.action,
         tenant=entry.tenant,
         key_id=entry.key_id,
-        changes=ParseDict(entry.changes, Struct()),
+        changes=ParseDict(dict(entry.changes), Struct()),
     )
 
 

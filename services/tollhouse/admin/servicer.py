@@ -296,7 +296,7 @@ class Audit(admin_grpc.AuditServiceServicer):
         def work(ring: Keyring) -> admin_pb.ListAuditEventsResponse:
             since = None
             if request.HasField("start_time"):
-                since = convert.from_pb_time(request.start_time)
+                since = convert.from_pb_since(request.start_time)
             entries, end = ring.log.latest(
                 convert.page_size(request.page_size),
                 tenant=request.tenant or None,

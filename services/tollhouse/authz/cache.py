@@ -2,8 +2,8 @@
 
 Known and unknown credentials are kept apart: whoever tries keys can push out only other
 failed tries. One look-up per credential is under way at a time, however many ask. While
-Redis is away, known ones go on as they were for a while, but for those it is known of
-that they changed; about others nothing can be said.
+Redis is away, and for no other reason, known ones go on as they were for a while, but
+for those it is known of that they changed; about others nothing can be said.
 """
 
 import asyncio
@@ -42,7 +42,11 @@ class _Known(Generic[V]):
 
 
 class Undecided(Exception):
-    """Raised by a look-up that can't tell, although Redis answered."""
+    """Raised by a look-up that can't tell, for another reason than Redis."""
+
+
+class Unasked(Exception):
+    """Raised by a look-up that found none, and asked no Redis to know it."""
 
 
 class _Away(Exception):
@@ -73,7 +77,7 @@ class Cache(Generic[V]):
         self._clock = clock
         self._known: OrderedDict[str, _Known[V]] = OrderedDict()
         self._unknown: OrderedDict[str, _Known[None]] = OrderedDict()
-        self._under_way: dict[str, asyncio.Task[V | None]] = {}
+        self._under_way: dict[str, asyncio.Task[_Known[V] | _Known[None]]] = {}
         self._changes: OrderedDict[str, float] = OrderedDict()
         self._missed_at = float("-inf")
         self._forgotten_at = float("-inf")
@@ -106,17 +110,19 @@ class Cache(Generic[V]):
                 if not rests:
                     self._look_up(digest, name, find, known.value)
                 return known.value
+        value = None if known is None else known.value
         try:
             # Shielded: others wait for the same look-up when this client leaves.
-            return await asyncio.shield(
-                self._look_up(
-                    digest, name, find, None if known is None else known.value
-                )
-            )
+            kept = await asyncio.shield(self._look_up(digest, name, find, value))
+            if self._is_overtaken(kept):
+                # Once: whoever changes things without end must not keep us asking.
+                kept = await asyncio.shield(self._look_up(digest, name, find, value))
         except _Away as error:
+            known = self._known.get(digest)
             if known is not None and self._may_live_on(known, now):
                 return known.value
             raise Unavailable("the credential can't be looked up") from error
+        return kept.value
 
     def changed(self, name: str) -> None:
         """Take note that whatever goes by a name has changed just now."""
@@ -140,11 +146,11 @@ class Cache(Generic[V]):
         self._is_away = False
 
     def _is_fresh(self, kept: _Known[V] | _Known[None], now: float) -> bool:
-        return (
-            now - kept.checked_at < FRESH_SECONDS
-            and kept.checked_at > self._missed_at
-            and not self._has_changed(kept)
-        )
+        return now - kept.checked_at < FRESH_SECONDS and not self._is_overtaken(kept)
+
+    def _is_overtaken(self, kept: _Known[V] | _Known[None]) -> bool:
+        """Whether it may have changed since it was asked for."""
+        return kept.checked_at <= self._missed_at or self._has_changed(kept)
 
     def _may_live_on(self, kept: _Known[V], now: float) -> bool:
         return now - kept.checked_at < KEPT_SECONDS and not self._has_changed(kept)
@@ -159,7 +165,7 @@ class Cache(Generic[V]):
 
     def _look_up(
         self, digest: str, name: str, find: Find[V], value: V | None
-    ) -> "asyncio.Task[V | None]":
+    ) -> "asyncio.Task[_Known[V] | _Known[None]]":
         """Start a look-up, or join the one under way."""
         task = self._under_way.get(digest)
         if task is None:
@@ -168,47 +174,61 @@ class Cache(Generic[V]):
             task.add_done_callback(lambda it: self._finish(digest, it))
         return task
 
-    def _finish(self, digest: str, task: "asyncio.Task[V | None]") -> None:
+    def _finish(
+        self, digest: str, task: "asyncio.Task[_Known[V] | _Known[None]]"
+    ) -> None:
         del self._under_way[digest]
         if not task.cancelled():
             task.exception()  # seen: whoever waits for it handles it, maybe nobody
 
     async def _refresh(
         self, digest: str, name: str, find: Find[V], value: V | None
-    ) -> V | None:
+    ) -> _Known[V] | _Known[None]:
         # The age counts from the question: the answer may be older than its arrival.
         asked_at = self._clock()
         try:
             found = await find(value)
         except Unavailable as error:
-            self._failed_at = self._clock()
-            self._is_away = True
-            if not self._is_loss_told:
-                self._is_loss_told = True
-                _log.warning("redis.lost", reason=str(error))
-            raise _Away from error
-        except ProtocolError as error:
-            _log.error("credential.misread", reason=str(error))
+            self._note_loss(error)
             raise _Away from error
         except Undecided as error:
-            raise _Away from error
+            raise Unavailable("the credential can't be judged") from error
+        except Unasked:
+            found = None
+        except ProtocolError as error:
+            self._note_answer()
+            _log.error("credential.misread", reason=str(error))
+            raise Unavailable("the credential can't be read") from error
+        else:
+            self._note_answer()
+        return self._keep(digest, name, found, asked_at)
+
+    def _note_loss(self, error: Unavailable) -> None:
+        self._failed_at = self._clock()
+        self._is_away = True
+        if not self._is_loss_told:
+            self._is_loss_told = True
+            _log.warning("redis.lost", reason=str(error))
+
+    def _note_answer(self) -> None:
         self._is_away = False
         if self._is_loss_told:
             self._is_loss_told = False
             _log.info("redis.returned")
-        self._keep(digest, name, found, asked_at)
-        return found
 
-    def _keep(self, digest: str, name: str, found: V | None, asked_at: float) -> None:
+    def _keep(
+        self, digest: str, name: str, found: V | None, asked_at: float
+    ) -> _Known[V] | _Known[None]:
         if found is None:
             self._known.pop(digest, None)
-            self._unknown[digest] = _Known(None, asked_at, (name,))
+            unknown = self._unknown[digest] = _Known(None, asked_at, (name,))
             self._unknown.move_to_end(digest)
             if len(self._unknown) > self._most_unknown:
                 self._unknown.popitem(last=False)
-            return
+            return unknown
         self._unknown.pop(digest, None)
-        self._known[digest] = _Known(found, asked_at, self._names_of(found))
+        known = self._known[digest] = _Known(found, asked_at, self._names_of(found))
         self._known.move_to_end(digest)
         if len(self._known) > self._most_known:
             self._known.popitem(last=False)
+        return known

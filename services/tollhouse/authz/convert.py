@@ -38,7 +38,7 @@ def to_pb_passage(credential: Credential) -> Passage:
     """
     principal = credential.principal
     response = ext_authz.CheckResponse()
-    response.ok_response.headers_to_remove.append("authorization")
+    response.ok_response.headers_to_remove.extend(("authorization", "x-api-key"))
     response.status.code = code_pb2.OK
     fields = response.dynamic_metadata.fields
     fields["tenant"].string_value = principal.tenant

@@ -19,15 +19,15 @@ from tollhouse.adapters.redis.changes import (
 )
 from tollhouse.adapters.redis.credentials import Credentials
 from tollhouse.authz import convert
-from tollhouse.authz.cache import Cache, Undecided
+from tollhouse.authz.cache import Cache, Unasked, Undecided
 from tollhouse.authz.convert import Denial, Passage
 from tollhouse.core.identity import (
     Credential,
-    bearer_of,
+    credential_of,
     is_key,
     key_id_of,
 )
-from tollhouse.core.problems import Unavailable
+from tollhouse.core.problems import Dialect, Unavailable
 from tollhouse.core.surface import dialect_of, find
 from tollhouse.pb.envoy.service.auth.v3 import external_auth_pb2 as ext_authz
 
@@ -109,7 +109,11 @@ class AuthorizationServicer:
     async def _judge(self, request: ext_authz.CheckRequest) -> bytes | Denial:
         attributes = request.attributes
         http = attributes.request.http
-        bearer = bearer_of(http.headers.get("authorization", ""))
+        takes_api_key = dialect_of(http.path) is Dialect.ANTHROPIC
+        bearer = credential_of(
+            http.headers.get("authorization"),
+            http.headers.get("x-api-key") if takes_api_key else None,
+        )
         if bearer is None:
             return convert.UNAUTHENTICATED
         try:
@@ -155,7 +159,9 @@ class AuthorizationServicer:
         self, pepper: Pepper, key: str, previous: Passage | None
     ) -> Passage | None:
         tenant = None if previous is None else previous.credential.principal.tenant
-        found = await self._credentials.find(pepper.digests(key), tenant)
+        found = await self._credentials.find(
+            key_id_of(key), pepper.digests(key), tenant
+        )
         return _to_passage(found, previous)
 
     async def _find_jwt(self, jwt: str, previous: Passage | None) -> Passage | None:
@@ -164,7 +170,7 @@ class AuthorizationServicer:
         except Unavailable as error:
             raise Undecided from error
         if assertion is None:
-            return None
+            raise Unasked
         return _to_passage(await self._credentials.of_jwt(assertion), previous)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from tollhouse.adapters.redis.audit import AuditEntry
+from tollhouse.adapters.redis.audit import UNREADABLE, AuditEntry
 from tollhouse.cli import keyring
 from tollhouse.cli.console import Console
 from tollhouse.cli.moments import parse_since
@@ -81,12 +81,16 @@ def _print(entries: Iterable[AuditEntry], as_json: bool) -> None:  # noqa: FBT00
         if as_json:
             console.line(json.dumps(_to_json(entry)))
         else:
-            about = f"tenant {entry.tenant}"
-            about += f" key {entry.key_id}" if entry.key_id else ""
             console.line(
-                f"{_when(entry.at)}  {entry.who}  {entry.action}  {about}"
+                f"{_when(entry.at)}  {entry.who}  {entry.action}  {_about(entry)}"
                 f"{_describe(entry)}"
             )
+
+
+def _about(entry: AuditEntry) -> str:
+    if entry.action == UNREADABLE:
+        return f"entry {entry.id}"
+    return f"tenant {entry.tenant}" + (f" key {entry.key_id}" if entry.key_id else "")
 
 
 def _describe(entry: AuditEntry) -> str:

@@ -11,6 +11,7 @@ from tollhouse.adapters.redis.parked import (
     ParkedChunks,
     Resolved,
 )
+from tollhouse.adapters.redis.records import iso
 from tollhouse.adapters.redis.refused import Decision, Refused
 from tollhouse.cli import billing_records, billing_settle, keyring
 from tollhouse.cli.both_redis import (
@@ -20,7 +21,6 @@ from tollhouse.cli.both_redis import (
     open_gateway,
     print_results,
     reporting,
-    who,
 )
 from tollhouse.cli.console import Console
 from tollhouse.core.chunk import OLDEST_SECONDS, TRUSTED_SECONDS
@@ -152,7 +152,7 @@ async def _discard(args: argparse.Namespace) -> int:
 
 
 async def _resolve(args: argparse.Namespace, action: str) -> int:
-    decided_by = who(args)
+    decided_by = keyring.who(args.who)
     results: list[tuple[str, str, bool]] = []
     async with open_billing(args) as redis:
         parked = ParkedChunks(redis)
@@ -208,7 +208,7 @@ async def _history(args: argparse.Namespace) -> int:
             ("AT", "WHO", "ACTION", "WHAT", "TOKENS", "WAS PARKED FOR", "WHY"),
             [
                 (
-                    keyring.when(it.at) or "",
+                    iso(it.at) or "",
                     it.who,
                     it.action + ("" if it.settled is None else f" at {it.settled:,}"),
                     it.subject,
@@ -224,7 +224,7 @@ async def _history(args: argparse.Namespace) -> int:
 
 def _decision_json(it: Decision) -> dict[str, object]:
     return {
-        "at": keyring.when(it.at),
+        "at": iso(it.at),
         "who": it.who,
         "action": it.action,
         "what": it.subject,
@@ -244,7 +244,7 @@ def _cells(it: Parked) -> tuple[str, ...]:
         chunk.account.customer,
         progress.reason,
         "yes" if progress.doubt_at else "no",
-        keyring.when(it.parked_at) or "",
+        iso(it.parked_at) or "",
         str(progress.attempts),
     )
 
@@ -258,16 +258,14 @@ def _to_json(it: Parked) -> dict[str, object]:
         "tenant": window.tenant,
         "model": window.model,
         "token_type": window.token_type.value,
-        "hour": keyring.when(window.hour * 3600),
+        "hour": iso(window.hour * 3600),
         "tokens": chunk.value,
         "timestamp": chunk.timestamp,
         "provider": chunk.account.provider,
         "customer": chunk.account.customer,
         "event_name": chunk.event_name,
         "reason": progress.reason,
-        "in_doubt_since": keyring.when(progress.doubt_at)
-        if progress.doubt_at
-        else None,
+        "in_doubt_since": iso(progress.doubt_at) if progress.doubt_at else None,
         "attempts": progress.attempts,
-        "parked_at": keyring.when(it.parked_at),
+        "parked_at": iso(it.parked_at),
     }

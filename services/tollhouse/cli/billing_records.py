@@ -4,6 +4,7 @@ import argparse
 import time
 from collections.abc import Sequence
 
+from tollhouse.adapters.redis.records import iso
 from tollhouse.adapters.redis.refused import DISCARD, RETRY, Refused, Waiting
 from tollhouse.cli import keyring
 from tollhouse.cli.both_redis import (
@@ -12,7 +13,6 @@ from tollhouse.cli.both_redis import (
     open_gateway,
     print_results,
     reporting,
-    who,
 )
 from tollhouse.cli.console import Console
 from tollhouse.core.reconciliation import EXCHANGES
@@ -100,7 +100,7 @@ async def _discard(args: argparse.Namespace) -> int:
 
 
 async def _resolve(args: argparse.Namespace, action: str) -> int:
-    decided_by = who(args)
+    decided_by = keyring.who(args.who)
     results: list[tuple[str, str, bool]] = []
     async with open_gateway(args) as redis:
         refused = Refused(redis)
@@ -125,7 +125,7 @@ def _cells(it: Waiting) -> tuple[str, ...]:
         it.record_id or "?",
         place.tenant if place else "?",
         place.model if place else "?",
-        (keyring.when(place.hour * SECONDS_PER_HOUR) or "?")[:16] if place else "?",
+        (iso(place.hour * SECONDS_PER_HOUR) or "?")[:16] if place else "?",
         f"{_input(it):,}",
         f"{it.amounts.get(TokenType.OUTPUT, 0):,}",
         it.reason,
@@ -143,7 +143,7 @@ def _to_json(it: Waiting) -> dict[str, object]:
         "id": it.record_id,
         "tenant": place.tenant if place else None,
         "model": place.model if place else None,
-        "hour": keyring.when(place.hour * SECONDS_PER_HOUR) if place else None,
+        "hour": iso(place.hour * SECONDS_PER_HOUR) if place else None,
         "kind": UsageKind(it.kind).name.lower() if it.kind in set(UsageKind) else None,
         "input_tokens": _input(it),
         "cached_input_tokens": it.amounts.get(TokenType.CACHED_INPUT, 0),

@@ -11,7 +11,6 @@ from tollhouse.cli.both_redis import (
     open_billing,
     print_results,
     reporting,
-    who,
 )
 from tollhouse.core.chunk import OLDEST_SECONDS
 
@@ -67,7 +66,7 @@ def add_parser(
 
 
 async def _settle(args: argparse.Namespace) -> int:
-    decided_by, tokens = who(args), int(args.tokens)
+    decided_by, tokens = keyring.who(args.who), int(args.tokens)
     async with open_billing(args) as redis:
         parked = ParkedChunks(redis)
         stored = await parked.find(args.chunk)

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import getpass
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -44,16 +43,6 @@ def add_who_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--who", metavar="NAME", help="who decides (default: the user who runs this)"
     )
-
-
-def who(args: argparse.Namespace) -> str:
-    """Who decides. Raises UnusableError where the system has no name for it."""
-    if args.who:
-        return str(args.who)
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError) as error:
-        raise UnusableError("the user who runs this has no name: give --who") from error
 
 
 def is_local(args: argparse.Namespace) -> bool:

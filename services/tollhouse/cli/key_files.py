@@ -11,6 +11,7 @@ import yaml
 
 from tollhouse.adapters.redis.imports import Imported, NotImportedError
 from tollhouse.adapters.redis.new_keys import draw_key
+from tollhouse.adapters.redis.records import iso
 from tollhouse.cli import keyring
 from tollhouse.cli.console import Console
 from tollhouse.cli.key_documents import read_documents
@@ -193,7 +194,7 @@ def _asked(args: argparse.Namespace) -> dict[str, object]:
     if terms.plan:
         fields["plan"] = terms.plan
     if terms.expires_at is not None:
-        fields["expires_at"] = keyring.when(terms.expires_at)
+        fields["expires_at"] = iso(terms.expires_at)
     if terms.networks:
         fields["networks"] = terms.networks.split()
     if terms.labels:

@@ -14,7 +14,6 @@ from typing import Any
 from tollhouse.adapters.pepper import Pepper, PepperError
 from tollhouse.adapters.redis.access import RedisAccess
 from tollhouse.adapters.redis.keyring import Keyring, KeyringError
-from tollhouse.adapters.redis.records import iso
 from tollhouse.cli.console import Console
 from tollhouse.cli.redis_options import add_redis, add_state_dir, redis_of
 from tollhouse.cli.unusable import UnusableError
@@ -102,11 +101,6 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         console.line("  ".join(cells).rstrip())
 
 
-def when(unix: float | None) -> str | None:
-    """A time as ISO 8601 in UTC, to the second."""
-    return iso(unix)
-
-
 def add_command(
     subparsers: Any, name: str, *, summary: str, description: str
 ) -> argparse.ArgumentParser:
@@ -120,8 +114,10 @@ def add_command(
     return parser
 
 
-def who() -> str:
-    """Who runs this command, as it stands in the audit log."""
+def who(given: str | None = None) -> str:
+    """Whom a change is put down to: who is `given`, else who runs this command."""
+    if given:
+        return given
     try:
         # Not by the environment: that says what it was told.
         user = pwd.getpwuid(os.getuid()).pw_name

@@ -5,7 +5,7 @@ import sys
 import time
 
 from tollhouse.adapters.redis.new_keys import DEFAULT_GRACE_SECONDS
-from tollhouse.adapters.redis.records import ApiKey, public_key
+from tollhouse.adapters.redis.records import ApiKey, iso, public_key
 from tollhouse.cli import key_files, keyring
 from tollhouse.cli.console import Console
 from tollhouse.cli.moments import parse_duration, parse_expiry
@@ -197,7 +197,7 @@ def _list(args: argparse.Namespace) -> None:
                 key.tenant,
                 key.state(now),
                 key.plan or "-",
-                keyring.when(key.expires_at) or "-",
+                iso(key.expires_at) or "-",
                 ", ".join(key.labels) or "-",
                 key.scopes,
             )
@@ -222,9 +222,9 @@ def _show(args: argparse.Namespace) -> None:
         "networks": key.networks or "anywhere",
         "labels": ", ".join(key.labels) or "-",
         "limits": describe(key.override) or "as planned",
-        "created": keyring.when(key.created_at),
-        "expires": keyring.when(key.expires_at) or "never",
-        "revoked": keyring.when(key.revoked_at),
+        "created": iso(key.created_at),
+        "expires": iso(key.expires_at) or "never",
+        "revoked": iso(key.revoked_at),
         "replaces": key.rotated_from,
         "replaced by": key.rotated_to,
         "imported from": key.source,
@@ -251,7 +251,7 @@ def _rotate(args: argparse.Namespace) -> None:
         return
     Console(sys.stderr).line(
         f"key {made.new.key_id} of tenant {made.new.tenant} takes the place of "
-        f"{made.old.key_id}, which ends at {keyring.when(made.old.expires_at)};\n"
+        f"{made.old.key_id}, which ends at {iso(made.old.expires_at)};\n"
         "this is the only time it is shown:"
     )
     Console().line(made.key)
@@ -263,7 +263,7 @@ def _revoke(args: argparse.Namespace) -> None:
     if args.json:
         keyring.print_json(_to_json(record))
         return
-    when = "" if is_new else f" since {keyring.when(record.revoked_at)}"
+    when = "" if is_new else f" since {iso(record.revoked_at)}"
     Console().line(f"key {record.key_id} of tenant {record.tenant} is revoked{when}")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
+from tollhouse.adapters.redis.records import iso
 from tollhouse.cli import keyring
 from tollhouse.cli.console import Console
 from tollhouse.cli.reconcile_engine import EngineBooks
@@ -136,7 +137,7 @@ def _summary(report: Report) -> str:
 
 
 def _hour(place: Position) -> str:
-    text = keyring.when(place.hour * SECONDS_PER_HOUR) or ""
+    text = iso(place.hour * SECONDS_PER_HOUR) or ""
     return text[:16].replace("T", " ")
 
 
@@ -210,6 +211,6 @@ def _row_json(row: RowBooks) -> dict[str, object]:
 def _place(place: Position) -> dict[str, object]:
     return {
         "tenant": place.tenant,
-        "hour": keyring.when(place.hour * SECONDS_PER_HOUR),
+        "hour": iso(place.hour * SECONDS_PER_HOUR),
         "model": place.model,
     }

@@ -8,6 +8,7 @@ from tollhouse.adapters.configuration import ConfigurationError, load
 from tollhouse.adapters.redis.records import (
     ApiKey,
     Tenant,
+    iso,
     public_key,
     public_tenant,
 )
@@ -185,7 +186,7 @@ def _list(args: argparse.Namespace) -> None:
                 it.plan,
                 it.state,
                 it.overrides.zone,
-                keyring.when(it.created_at) or "",
+                iso(it.created_at) or "",
             )
             for it in tenants
         ],
@@ -205,7 +206,7 @@ def _show(args: argparse.Namespace) -> None:
     console.line(f"state      {tenant.state}" + _because(tenant))
     console.line(f"plan       {tenant.plan}")
     console.line(f"time zone  {tenant.overrides.zone}")
-    console.line(f"created    {keyring.when(tenant.created_at)}")
+    console.line(f"created    {iso(tenant.created_at)}")
     console.line(f"limits     {describe(tenant.overrides.tenant) or 'as planned'}")
     for model, override in sorted(tenant.overrides.models.items()):
         console.line(f"  {model}  {describe(override)}")

@@ -8,14 +8,13 @@ from typing import Any, Final
 from tollhouse.core.identity import (
     KEY_ID_LENGTH,
     KEY_ID_LETTERS,
+    SUBJECT_PREFIX,
     Permission,
     Scope,
     check_tenant,
     parse_scopes,
 )
 from tollhouse.core.issuer import Claim, Issuer, PlanFrom, ScopesFrom, TenantFrom
-
-SUBJECT_PREFIX: Final = "jwt"
 
 _SUBJECT_DIGITS: Final = KEY_ID_LENGTH - len(SUBJECT_PREFIX)
 _LATEST: Final = 253_402_300_799  # the end of the year 9999

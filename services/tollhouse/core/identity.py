@@ -27,6 +27,8 @@ from typing import Final
 
 KEY_ID_LENGTH: Final = 12
 KEY_ID_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
+SUBJECT_PREFIX: Final = "jwt"
+"""Ids of tokens' subjects begin so, those of keys never."""
 SECRET_LENGTH: Final = 43  # of 62 letters: 256 bits
 SECRET_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"  # noqa: S105
 
@@ -34,7 +36,10 @@ _KEY = re.compile(r"th_[a-z0-9]{12}_[A-Za-z0-9]{43}")
 _KEY_ID = re.compile(r"[a-z0-9]{12}")
 # RFC 6750 §2.1 b64token, bounded: a JWT is long. Envoy joins repeated headers with a
 # comma, which is not among these letters, so two credentials are none.
-_BEARER = re.compile(r"Bearer ([A-Za-z0-9._~+/=-]{20,4096})")
+_CREDENTIAL = re.compile(r"[A-Za-z0-9._~+/=-]{20,4096}")
+_BEARER = re.compile(f"Bearer ({_CREDENTIAL.pattern})")
+# RFC 4291 §2.5.5.2: an IPv4 address behind ::ffff:0:0/96.
+_MAPPED_PREFIX = 96
 _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _SCOPE = re.compile(r"([a-z]+):([a-z]+)(?:=([A-Za-z0-9*][A-Za-z0-9._:/*-]{0,127}))?")
 
@@ -50,13 +55,9 @@ class Permission(StrEnum):
     USAGE_READ = "usage:read"
 
 
-DEFAULT_SCOPES: Final = " ".join(
-    (
-        Permission.CHAT_WRITE,
-        Permission.COMPLETIONS_WRITE,
-        Permission.EMBEDDINGS_WRITE,
-        Permission.MODELS_READ,
-    )
+DEFAULT_SCOPES: Final = (
+    f"{Permission.CHAT_WRITE} {Permission.COMPLETIONS_WRITE} "
+    f"{Permission.EMBEDDINGS_WRITE} {Permission.MODELS_READ}"
 )
 """OpenAI's APIs. Triton's own, which goes past chat templates, is asked for."""
 
@@ -194,6 +195,19 @@ def bearer_of(authorization: str) -> str | None:
     return None if bearer is None else bearer[1]
 
 
+def credential_of(authorization: str | None, api_key: str | None) -> str | None:
+    """The credential in the values of two headers, None if there is none.
+
+    `api_key` is X-API-Key's, where the API takes that. As strict as `bearer_of`; where
+    both headers are there, they say the same or nothing.
+    """
+    if api_key is None:
+        return bearer_of(authorization or "")
+    if authorization not in (None, f"Bearer {api_key}"):
+        return None
+    return api_key if _CREDENTIAL.fullmatch(api_key) else None
+
+
 def is_key(bearer: str) -> bool:
     """Whether a bearer credential has the form of an API key."""
     return _KEY.fullmatch(bearer) is not None
@@ -224,17 +238,25 @@ def check_tenant(name: str) -> str:
 
 def _parse_network(text: str) -> Network:
     try:
-        return ip_network(text)
+        return _as_peers_are(ip_network(text))
     except ValueError:
         pass
     try:
-        loose = ip_network(text, strict=False)
+        loose = _as_peers_are(ip_network(text, strict=False))
     except ValueError:
         raise ValueError(
             f"network {text!r}: write an address or a prefix, as 203.0.113.7, "
             "203.0.113.0/24 or 2001:db8::/32"
         ) from None
     raise ValueError(f"network {text!r} has bits behind its prefix: write {loose}")
+
+
+def _as_peers_are(network: Network) -> Network:
+    """Write a network of IPv4 addresses in IPv6's form as what peers are held to."""
+    mapped = network.network_address
+    if not isinstance(mapped, IPv6Address) or mapped.ipv4_mapped is None:
+        return network
+    return IPv4Network((mapped.ipv4_mapped, network.prefixlen - _MAPPED_PREFIX))
 
 
 def _parse_address(text: str) -> IPv4Address | IPv6Address | None:

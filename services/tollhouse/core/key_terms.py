@@ -17,7 +17,7 @@ MOST_LABELS: Final = 16
 LONGEST_REASON: Final = 256
 MOST_SCOPES: Final = 64
 """Of scopes and of networks: authz remembers all of them for each key in use."""
-_LATEST: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+LATEST: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 """No later one can be shown."""
 
 _PLAN = re.compile(MODEL_NAME)  # plans and models are named alike
@@ -161,7 +161,7 @@ def read_document(fields: Mapping[str, Any]) -> KeyDocument:
         if name not in _FIELDS and not _holds_secret(name)
     ]
     read = _Reader(fields, faults)
-    key_id = read.text("key_id", identity.check_key_id)
+    key_id = read.text("key_id", _check_new_id)
     digest = read.text("digest", check_digest)
     tenant = read.text("tenant", identity.check_tenant)
     scopes = read.texts("scopes") if "scopes" in fields else [identity.DEFAULT_SCOPES]
@@ -232,6 +232,16 @@ class _Reader:
             return None
 
 
+def _check_new_id(key_id: str) -> str:
+    identity.check_key_id(key_id)
+    if key_id.startswith(identity.SUBJECT_PREFIX):
+        raise ValueError(
+            f"ids that begin with {identity.SUBJECT_PREFIX} are those of tokens' "
+            "subjects: take another key"
+        )
+    return key_id
+
+
 def _few(joined: str) -> str:
     if (count := len(joined.split())) > MOST_SCOPES:
         raise ValueError(f"{count} of them: a key may have {MOST_SCOPES}")
@@ -245,7 +255,7 @@ def _check_plan(plan: str | None) -> str | None:
 def _check_expiry(expires_at: float | None, now: float | None) -> float | None:
     if expires_at is None:
         return None
-    if not 0 <= expires_at <= _LATEST:
+    if not 0 <= expires_at <= LATEST:
         raise ValueError("the expiry: the latest is 9999-12-31")
     if now is not None and expires_at <= now:
         raise ValueError("the expiry is not in the future")

@@ -30,14 +30,17 @@ class Authz:
         path: str = CHAT,
         method: str = "POST",
         address: str = "127.0.0.1",
+        api_key: str | None = None,
     ) -> bytes:
-        """Ask; the answer as it came over the wire."""
+        """Ask; the answer as it came over the wire. `api_key` is in x-api-key."""
         request = ext_authz.CheckRequest()
         http = request.attributes.request.http
         http.method, http.path = method, path
         request.attributes.source.address.socket_address.address = address
         if authorization is not None:
             http.headers["authorization"] = authorization
+        if api_key is not None:
+            http.headers["x-api-key"] = api_key
         ask: grpc.UnaryUnaryMultiCallable[ext_authz.CheckRequest, bytes]
         ask = self.channel.unary_unary(
             CHECK, request_serializer=ext_authz.CheckRequest.SerializeToString

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 import redis
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.integration.identity.admin_process import (
     READER,
@@ -26,6 +27,7 @@ from tollhouse.adapters.pepper import Pepper
 from tollhouse.adapters.redis.changes import MOVED, key_seen
 from tollhouse.adapters.redis.keyring import Keyring
 from tollhouse.adapters.redis.new_keys import draw_key
+from tollhouse.admin import convert
 from tollhouse.pb.tollhouse.admin.v1 import admin_pb2 as admin_pb
 
 ME = bearer()
@@ -323,6 +325,42 @@ def test_refused(admin: Admin, ring: Keyring):
     assert refusal(keys.CreateKey, admin_pb.CreateKeyRequest(tenant="acme")) == (
         *("FAILED_PRECONDITION", "tenant acme was deleted"),
     )
+
+
+def test_audit_of_anything(admin: Admin, redis_url: str):
+    """What can't be meant is the caller's fault, and what can't be read hides none."""
+    create(admin)
+    with redis.Redis.from_url(redis_url) as client:
+        client.xadd("th:audit", {"a": "b"})
+        client.xadd("th:audit", {"c": "d"}, id=f"{2**64 - 1}-{2**64 - 1}")
+
+    def request(**fields: object) -> admin_pb.ListAuditEventsRequest:
+        return admin_pb.ListAuditEventsRequest(**fields)  # type: ignore[arg-type]
+
+    for place in (
+        *("0-0", "0-00", f"{2**64}-0", f"0-{2**64}", "9" * 20 + "-1", "1", "-", "a-b"),
+        *("1-1-1", "$", "+", "(1-1", "1-1\n"),
+    ):
+        token = convert.write_token(place)
+        faults = violations(admin.audit.ListAuditEvents, request(page_token=token))
+        assert faults.keys() == {"page_token"}, place
+    for seconds in (2**63 - 1, -(2**63), 253_402_300_801, -62_135_596_801):
+        time_ = Timestamp(seconds=seconds)
+        faults = violations(admin.audit.ListAuditEvents, request(start_time=time_))
+        assert faults.keys() == {"start_time"}, seconds
+    for place in ("0-1", "1-0", f"{2**64 - 1}-{2**64 - 1}"):
+        token = convert.write_token(place)
+        admin.audit.ListAuditEvents(request(page_token=token), **ME)
+    time_ = Timestamp(seconds=-62_135_596_800)
+    page = admin.audit.ListAuditEvents(request(start_time=time_), **ME)
+    assert [it.action for it in page.events] == [
+        *("unreadable", "unreadable", "tenant.created"),
+    ]
+    far = page.events[0]
+    assert far.event_time.ToDatetime().year == 9999
+    assert refusal(
+        admin.tenants.CreateTenant, admin_pb.CreateTenantRequest(name="b", plan="demo")
+    )[0] == ("FAILED_PRECONDITION")
 
 
 def test_tokens_change(admin: Admin, files: Path):

@@ -170,6 +170,55 @@ async def test_tail_loses_nothing(tmp_path: Path):
     assert names == [f"t{number}" for number in range(3, 18)]
 
 
+UNREADABLE = [
+    {"a": "b"},
+    {"who": "x", "action": "y", "tenant": "acme", "key_id": "", "changes": "{"},
+    *(
+        {"who": "x", "action": "y", "tenant": "acme", "key_id": "", "changes": it}
+        for it in (
+            *("[]", '{"a": 1}', '{"a": {"to": [[1]]}}', '{"a": {"to": 1e999}}'),
+            *('{"a": {"to": "\\ud800"}}', "[" * 5000, '{"a":' * 5000),
+            *('{"a": {"to": ' + "9" * 5000 + "}}", '{"a": {"to": NaN}}'),
+        )
+    ),
+    {b"who": b"\xff\xfe", b"\xff": b"\xff"},
+]
+
+
+async def test_unreadable(tollhouse, keyring: Keyring, redis_url: str):
+    """What anybody wrote there hides no other entry, wherever they are shown."""
+    told: asyncio.Queue[AuditEntry] = asyncio.Queue()
+    tail = AuditTail(asyncio_clients(RedisAccess(redis_url)), told.put_nowait)
+    await tail.begin()
+    following = asyncio.create_task(tail.run())
+    keyring.create_tenant("acme", "demo")
+    with redis.Redis.from_url(redis_url) as client:
+        for fields in UNREADABLE:
+            client.xadd("th:audit", fields)
+        keyring.suspend_tenant("acme")
+        far = "18446744073709551615-7"
+        client.xadd("th:audit", {"a": "b"}, id=far)
+    actions = ["tenant.created", *["unreadable"] * len(UNREADABLE), "tenant.suspended"]
+    async with asyncio.timeout(10):
+        heard = [await told.get() for _ in range(len(actions) + 1)]
+    following.cancel()
+    status, out, err = tollhouse("audit", "--json")
+    shown = json.loads(out)["entries"]
+
+    assert (status, err) == (0, "")
+    assert [it["action"] for it in shown] == [*actions, "unreadable"]
+    assert [it.action for it in heard] == [*actions, "unreadable"]
+    assert shown[-1]["id"] == heard[-1].id == far
+    assert (shown[-1]["at"][:4], shown[-1]["who"]) == ("9999", "")
+    lines = tollhouse("audit")[1].splitlines()
+    assert lines[-1].endswith(f"unreadable  entry {far}")
+    assert lines[0].endswith(
+        "tenant.created  tenant acme: plan demo, state active, time_zone UTC"
+    )
+    of_acme = json.loads(tollhouse("audit", "--tenant", "acme", "--json")[1])
+    assert len(of_acme["entries"]) == 2
+
+
 def test_no_redis():
     """Says so."""
     ring = Keyring("unix:///nowhere", None)

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from tests.integration.identity.authz_process import (
+    CHAT,
     Authz,
     environment,
     running_authz,
@@ -24,6 +25,7 @@ from tollhouse.pb.envoy.service.auth.v3 import external_auth_pb2 as ext_authz
 
 NOBODY = f"th_{'nobody' * 2}_{'aB3' * 14}x"
 MODELS = "/v1/models"
+MESSAGES = "/v1/messages"
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,8 @@ def test_passes(authz: Authz, keyring: Keyring):
     answer = authz.check(key)
 
     assert answer.status.code == 0
-    assert list(answer.ok_response.headers_to_remove) == ["authorization"]
+    removed = list(answer.ok_response.headers_to_remove)
+    assert removed == ["authorization", "x-api-key"]
     fields = answer.dynamic_metadata.fields
     assert {name: value.string_value for name, value in fields.items()} == {
         "tenant": "acme",
@@ -164,6 +167,39 @@ def test_unauthenticated_alike(authz: Authz, redis_url, keyring: Keyring):
         "invalid_request_error",
         "invalid_api_key",
     )
+
+
+def test_x_api_key(authz: Authz, keyring: Keyring):
+    """Anthropic's clients send it so; elsewhere it says nothing, and never two."""
+    good, _ = keyring.create_key("acme")
+    other, _ = keyring.create_key("acme")
+
+    def status(authorization: str | None, api_key: str, path: str = MESSAGES) -> int:
+        answer = authz.raw(authorization, path, api_key=api_key)
+        said = ext_authz.CheckResponse.FromString(answer)
+        return int(said.denied_response.status.code) or 200
+
+    assert status(None, good) == 200
+    assert status(None, good, f"{MESSAGES}?beta=true") == 200
+    assert status(f"Bearer {good}", good) == 200
+    assert status(f"Bearer {other}", good) == 401
+    assert status("", good) == 401
+    assert status(f"Basic {good}", good) == 401
+    assert status(None, f"{good},{good}") == 401
+    assert status(None, f"Bearer {good}") == 401
+    assert status(None, NOBODY) == 401
+    assert status(f"Bearer {good}", NOBODY) == 401
+    assert status(None, good, CHAT) == 401
+    assert status(f"Bearer {good}", NOBODY, CHAT) == 200
+
+
+def test_anthropic_body(authz: Authz):
+    """Refusals on Anthropic's path are in its error shape."""
+    answer = ext_authz.CheckResponse.FromString(authz.raw(None, MESSAGES))
+    body = json.loads(answer.denied_response.body)
+
+    assert body["type"] == "error"
+    assert body["error"]["type"] == "authentication_error"
 
 
 def test_same_for_every_path(authz: Authz, keyring: Keyring):

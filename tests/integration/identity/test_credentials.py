@@ -9,6 +9,7 @@ import grpc
 import pytest
 import redis
 import structlog
+from structlog.testing import capture_logs
 
 from tollhouse.adapters import telemetry
 from tollhouse.adapters.jwts import Jwts
@@ -18,7 +19,7 @@ from tollhouse.adapters.redis.credentials import Credentials
 from tollhouse.adapters.redis.keyring import Keyring
 from tollhouse.authz.servicer import SERVICE, AuthorizationServicer
 from tollhouse.core.entitlement import Override, Overrides, decode_overrides
-from tollhouse.core.identity import Credential, Principal, parse_scopes
+from tollhouse.core.identity import Credential, Principal, key_id_of, parse_scopes
 from tollhouse.core.problems import ProtocolError, Unavailable
 from tollhouse.pb.envoy.service.auth.v3 import external_auth_pb2 as ext_authz
 
@@ -61,9 +62,9 @@ async def test_find(keyring: Keyring, client: Redis):
     )
     find = Credentials(client).find
 
-    assert await find(PEPPER.digests(key)) == expected
-    assert await find(PEPPER.digests(key), "acme") == expected
-    assert await find(PEPPER.digests(key), "other") == expected
+    assert await find(key_id_of(key), PEPPER.digests(key)) == expected
+    assert await find(key_id_of(key), PEPPER.digests(key), "acme") == expected
+    assert await find(key_id_of(key), PEPPER.digests(key), "other") == expected
 
 
 async def test_overrides(keyring: Keyring, client: Redis):
@@ -77,7 +78,7 @@ async def test_overrides(keyring: Keyring, client: Redis):
     find = Credentials(client).find
 
     for hint in (None, "acme", "other"):
-        found = await find(PEPPER.digests(key), hint)
+        found = await find(key_id_of(key), PEPPER.digests(key), hint)
         assert found is not None
         assert decode_overrides(found.principal.overrides) == Overrides(
             key=Override(concurrent=1),
@@ -85,7 +86,7 @@ async def test_overrides(keyring: Keyring, client: Redis):
             models={"m": Override(shadow=True)},
             zone="Europe/Berlin",
         )
-        without = await find(PEPPER.digests(plain), hint)
+        without = await find(key_id_of(plain), PEPPER.digests(plain), hint)
         assert without is not None
         assert without.principal.overrides == ""
 
@@ -99,17 +100,40 @@ async def test_find_nothing(keyring: Keyring, client: Redis, raw):
     raw.delete("th:tenant:other")
 
     assert [
-        await find(PEPPER.digests(key), hint)
+        await find(key_id_of(key), PEPPER.digests(key), hint)
         for key in (NOBODY, revoked, orphan)
         for hint in (None, "acme", "other")
     ] == [None] * 9
+
+
+async def test_misplaced(keyring: Keyring, client: Redis, raw):
+    """A record that was led under another key's digest opens nothing, and is told."""
+    _, record = keyring.create_key("acme")
+    digest = raw.get(f"th:keyid:{record.key_id}")
+    pepper = Pepper({"v2": b"q" * 32, "v1": b"p" * 32})
+    raw.rename(f"th:key:{digest}", f"th:key:{PEPPER.digest(NOBODY)}")
+    found = Credentials(client)
+    heard = raw.pubsub(ignore_subscribe_messages=True)
+    heard.subscribe("th:moved")
+    with capture_logs() as logged:
+        for hint in (None, "acme", None):
+            assert (
+                await found.find("nobodynobody", pepper.digests(NOBODY), hint) is None
+            )
+
+    assert [it["event"] for it in logged] == ["credential.misread"]
+    assert record.key_id in logged[0]["reason"]
+    raw.publish("th:moved", "end")
+    messages = [heard.get_message(timeout=5) for _ in range(2)]
+    assert [it["data"] for it in messages if it] == ["end"]  # nor is it led further
+    heard.close()
 
 
 async def test_suspended(keyring: Keyring, client: Redis, raw):
     """Any state but active is suspended: a new word must not open a door."""
     key, _ = keyring.create_key("acme")
     raw.hset("th:tenant:acme", "state", "paused")
-    found = await Credentials(client).find(PEPPER.digests(key))
+    found = await Credentials(client).find(key_id_of(key), PEPPER.digests(key))
 
     assert found is not None
     assert found.is_suspended
@@ -119,7 +143,7 @@ async def test_newer_scopes(keyring: Keyring, client: Redis, raw):
     """Permissions of a later release are kept and do no harm."""
     key, _ = keyring.create_key("acme")
     raw.hset(f"th:key:{PEPPER.digest(key)}", "scopes", "tune:write chat:write")
-    found = await Credentials(client).find(PEPPER.digests(key))
+    found = await Credentials(client).find(key_id_of(key), PEPPER.digests(key))
 
     assert found is not None
     assert found.principal.scopes == parse_scopes("tune:write chat:write")
@@ -140,7 +164,7 @@ async def test_misread(keyring: Keyring, client: Redis, raw, field, value):
     raw.hset(f"th:key:{PEPPER.digest(key)}", field, value)
 
     with pytest.raises(ProtocolError, match=record.key_id):
-        await Credentials(client).find(PEPPER.digests(key))
+        await Credentials(client).find(key_id_of(key), PEPPER.digests(key))
 
 
 @pytest.mark.parametrize("limits", ['{"tenants":{}}', '{"zone":"Mars/Olympus"}'])
@@ -150,7 +174,7 @@ async def test_misread_tenant(keyring: Keyring, client: Redis, raw, limits):
     raw.hset("th:tenant:acme", "limits", limits)
 
     with pytest.raises(ProtocolError, match=record.key_id):
-        await Credentials(client).find(PEPPER.digests(key))
+        await Credentials(client).find(key_id_of(key), PEPPER.digests(key))
 
 
 async def test_refused(client: Redis, raw):
@@ -158,7 +182,7 @@ async def test_refused(client: Redis, raw):
     raw.set(f"th:key:{PEPPER.digest(NOBODY)}", "no hash")
 
     with pytest.raises(Unavailable):
-        await Credentials(client).find(PEPPER.digests(NOBODY))
+        await Credentials(client).find(key_id_of(NOBODY), PEPPER.digests(NOBODY))
 
 
 class Fixed(Credentials):
@@ -168,7 +192,7 @@ class Fixed(Credentials):
         self.credential = credential
 
     async def find(
-        self, digests: Sequence[str], tenant: str | None = None
+        self, key_id: str, digests: Sequence[str], tenant: str | None = None
     ) -> Credential | None:
         return self.credential
 
@@ -180,9 +204,9 @@ class Broken(Credentials):
         pass
 
     async def find(
-        self, digests: Sequence[str], tenant: str | None = None
+        self, key_id: str, digests: Sequence[str], tenant: str | None = None
     ) -> Credential | None:
-        raise KeyError(digests, tenant, NOBODY)
+        raise KeyError(key_id, digests, tenant, NOBODY)
 
 
 async def ask(servicer: AuthorizationServicer, folder: Path, key: str) -> bytes:

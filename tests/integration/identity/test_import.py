@@ -1,9 +1,11 @@
 """`tollhouse keys import` and `digest`: keys that are kept in files."""
 
+import contextlib
 import io
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -213,7 +215,8 @@ def test_all_faults_at_once(tollhouse, keyring: Keyring, make, file):
     good, fine = make()
     _, unknown = make(tenant="nobody", scope="x")
     _, wrong = make(scopes=["chat:wrte"], networks=["10.0.0.1/8"], labels="a\x07")
-    path = file(fine, {**unknown, "digest": "v9:12"}, wrong, {"key_id": 7})
+    subject = {"key_id": "jwtabcdefghi"}
+    path = file(fine, {**unknown, "digest": "v9:12"}, wrong, {"key_id": 7}, subject)
     status, out, err = tollhouse("keys", "import", path)
 
     assert (status, out) == (2, "")
@@ -225,6 +228,7 @@ def test_all_faults_at_once(tollhouse, keyring: Keyring, make, file):
         ("line 9", "networks: network '10.0.0.1/8' has bits behind its prefix"),
         ("line 9", "labels: label: 1 to 64 printable characters"),
         ("key_id: must be text", ""),
+        ("key_id: ids that begin with jwt are those of tokens' subjects", ""),
         ("digest: is not given", ""),
     ):
         assert any(
@@ -338,6 +342,42 @@ def test_peppers(tollhouse, state: Path, make, file, keyring: Keyring):
     _, out, _ = tollhouse("keys", "import", file(one))
     assert "1 unchanged" in out  # the file of another branch moves nothing back
     assert keyring.key(one["key_id"]).pepper == "v2"
+
+
+def test_pepper_removed(tollhouse, state: Path, make, file, keyring: Keyring):
+    """A file of old digests goes on: for keys that moved, and for those that are over.
+
+    Not for a key that nobody can look up any more, nor for one that is new.
+    """
+    moved, gone, stuck, fresh = (make()[1] for _ in range(4))
+    first = (state / "pepper").read_text().strip()
+    tollhouse("keys", "import", file(moved, gone, stuck), "--source", "git")
+    (state / "pepper").write_text(f"v2:{'7b' * 32}\nv1:{first}\n")
+    both = Keyring(keyring_url(state), Pepper.read(state / "pepper"))
+    with contextlib.closing(both):
+        both.move(moved["digest"], f"v2:{moved['digest'][3:]}")
+    keyring.revoke(gone["key_id"])
+    (state / "pepper").write_text(f"v2:{'7b' * 32}\n")
+    run = partial(tollhouse, "keys", "import", "--source", "git")
+
+    status, out, err = run(file(moved, gone))
+    assert (status, out) == (0, "source git: 1 ended, 1 unchanged\n")
+    _, out, _ = run(file({**moved, "labels": ["ci"]}, gone))
+    assert "1 changed" in out
+    assert keyring.key(moved["key_id"]).labels == ("ci",)
+    assert keyring.key(moved["key_id"]).pepper == "v2"
+    later = {**moved, "digest": f"v3:{moved['digest'][3:]}"}
+    for document in (stuck, fresh, later):
+        status, _, err = run(file(document))
+        assert status == 2
+        assert "is not in the pepper file" in err
+    status, _, err = tollhouse("keys", "import", file(moved), "--source", "else")
+    assert status == 2
+    assert "it comes from source git" in err
+
+
+def keyring_url(state: Path) -> str:
+    return f"unix://{(state / 'run').resolve()}/redis.sock"
 
 
 def test_adopted(tollhouse, keyring: Keyring, file, pepper: Pepper):

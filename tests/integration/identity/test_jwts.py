@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+from threading import Event
 
 import pytest
 from structlog.testing import capture_logs
@@ -20,6 +21,7 @@ from tests.integration.identity.provider import (
     until,
     verifying,
 )
+from tollhouse.adapters import jwts
 from tollhouse.adapters.jwts import Jwts
 from tollhouse.core.assertion import Assertion, subject_id
 from tollhouse.core.identity import Scope
@@ -175,6 +177,44 @@ async def test_issuers_follow_the_configuration(tmp_path):
             return tokens.may_be_jwt(token)
 
         await until(may_be, expected=False)
+    running.cancel()
+    await asyncio.wait({running})
+
+
+async def test_issuers_are_told_once_they_are_trusted(tmp_path, monkeypatch):
+    """Whoever looks again at each change never hears of one too early."""
+    provider = Provider()
+    elsewhere = Provider("https://other.example", which="second")
+    token = provider.token("ES256")
+    first = {"acme": provider.issuer(key_file(tmp_path, provider.jwks("ES256")))}
+    second = {
+        "other": elsewhere.issuer(
+            key_file(tmp_path, elsewhere.jwks("ES256"), "other"), "other"
+        )
+    }
+    now = first
+    tokens = Jwts(lambda: now, look_seconds=LOOK_SECONDS)
+    running = asyncio.create_task(tokens.run())
+    assert await tokens.identify(token)
+    keys_class, begun, may_go_on = jwts._keys_class, Event(), Event()
+
+    def slow():
+        begun.set()
+        may_go_on.wait(10)
+        return keys_class()
+
+    monkeypatch.setattr(jwts, "_keys_class", slow)
+    now = second
+    assert await asyncio.to_thread(begun.wait, 10)
+    assert tokens.issuers is first
+    assert await tokens.identify(token)
+    may_go_on.set()
+
+    async def issuers():
+        return tokens.issuers
+
+    await until(issuers, second)
+    assert await tokens.identify(token) is None
     running.cancel()
     await asyncio.wait({running})
 

@@ -5,11 +5,13 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
+from tests.integration.identity.lossy_redis import running_lossy
 from tollhouse.adapters.pepper import Pepper
 from tollhouse.adapters.redis.changes import CHANGED
 from tollhouse.adapters.redis.keyring import (
@@ -194,6 +196,64 @@ def test_successor(redis_url: str):
         assert ring.key(old.key_id).expires_at == 1060.0
         assert late.old.expires_at == 9000.0  # the grace makes no key live longer
         assert late.new.expires_at == 5000.0
+
+
+def test_successor_once_more(redis_url: str):
+    """The grace of the first rotation ends no second successor."""
+    with standing(redis_url, 1000.0) as ring:
+        ring.create_tenant("acme", "demo")
+        _, endless = ring.create_key("acme")
+        _, bound = ring.create_key("acme", expires_at=9000.0)
+        _, given = ring.create_key("acme", expires_at=9000.0)
+        for key, expires_at in ((endless, None), (bound, None), (given, 5000.0)):
+            first = ring.rotate(key.key_id, grace_seconds=60, expires_at=expires_at)
+            ring.rotate(first.new.key_id, grace_seconds=60)
+            ring.revoke(first.new.key_id)
+        again = [
+            ring.rotate(key.key_id, grace_seconds=60, again=True)
+            for key in (endless, bound, given)
+        ]
+        sooner = ring.rotate(bound.key_id, expires_at=3000.0, again=True)
+
+    assert [made.new.expires_at for made in again] == [None, 9000.0, 5000.0]
+    assert [made.old.expires_at for made in again] == [1060.0] * 3
+    assert sooner.new.expires_at == 3000.0
+
+
+def test_successor_of_one_that_is_over(redis_url: str):
+    """None is made that opens nothing."""
+    with standing(redis_url, 1000.0) as ring:
+        ring.create_tenant("acme", "demo")
+        _, record = ring.create_key("acme")
+        first = ring.rotate(record.key_id, grace_seconds=5000, expires_at=1500.0)
+        ring.revoke(first.new.key_id)
+    with standing(redis_url, 2000.0) as ring:
+        with pytest.raises(KeyringError, match=f"{first.new.key_id}.* --expires"):
+            ring.rotate(record.key_id, again=True)
+        made = ring.rotate(record.key_id, again=True, expires_at=9000.0)
+
+    assert made.new.expires_at == 9000.0
+
+
+def test_lost_answers(ring: Keyring, redis_server, tmp_path: Path):
+    """What was done although nobody heard of it is done once, and says so."""
+    with running_lossy(tmp_path / "r", redis_server.socket_path) as lossy:
+        mine = Keyring(lossy.url, PEPPER, who="test")
+        with contextlib.closing(mine):
+            mine.tenants()  # connected
+            lossy.to_lose = 1
+            key, record = mine.create_key("acme", request_id="1")
+            lossy.to_lose = 1
+            made = mine.rotate(record.key_id, expires_at=9e9)
+            assert not lossy.to_lose
+
+    assert ring.find(key) == made.old
+    assert ring.find(made.key) == made.new
+    assert (made.new.rotated_from, made.old.rotated_to) == (
+        *(record.key_id, made.new.key_id),
+    )
+    assert len(ring.keys("acme")) == 2
+    assert log_of(ring, record.key_id) == ["key.created", "key.rotated"]
 
 
 def test_not_rotated(ring: Keyring):

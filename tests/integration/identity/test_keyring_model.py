@@ -45,6 +45,11 @@ class Model:
         is_over = key["ends"] is not None and self.now >= key["ends"]
         return "expired" if is_over else "active"
 
+    def line(self, key_id: str) -> dict:
+        """The latest of those that took a key's place, itself if there is none."""
+        key = self.keys[key_id]
+        return self.line(key["next"]) if key["next"] else key
+
     def note(self, action: str, tenant: str, key_id: str = "") -> None:
         self.log.append((action, tenant, key_id))
 
@@ -125,19 +130,24 @@ class Lifecycle(RuleBasedStateMachine):
             return ""
         ends = None if life is None else self.model.now + life
         old = self.model.keys[key_id]
+        line_ends = self.model.line(key_id)["ends"]
+        is_line_over = line_ends is not None and self.model.now >= line_ends
         if (
             self.model.tenants[old["tenant"]] == "deleted"
             or self.model.state(key_id) != "active"
             or (old["next"] and not again)
+            or (ends is None and is_line_over)
         ):
             with pytest.raises(KeyringError):
-                self.ring.rotate(key_id, grace_seconds=grace, expires_at=ends)
+                self.ring.rotate(
+                    key_id, grace_seconds=grace, expires_at=ends, again=again
+                )
             return ""
         made = self.ring.rotate(
             key_id, grace_seconds=grace, expires_at=ends, again=again
         )
         if ends is None:
-            ends = old["ends"]
+            ends = line_ends
         new_id = made.new.key_id
         self._made(made.key, new_id, old["tenant"], ends, "v2")
         self.model.note("key.rotated", old["tenant"], key_id)

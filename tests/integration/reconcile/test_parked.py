@@ -1,6 +1,5 @@
 """`tollhouse billing parked`: what an operator decides is done once and kept."""
 
-import getpass
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from tests.integration.reconcile.conftest import (
 )
 from tollhouse.adapters.redis import billing_keys, shards
 from tollhouse.adapters.redis.chunks import SENT_SECONDS
+from tollhouse.cli import keyring
 from tollhouse.core import chunk
 from tollhouse.core.chunk import (
     TRUSTED_SECONDS,
@@ -142,7 +142,7 @@ async def test_retry_sends_the_same_bytes_again(
     (stored,) = await parked.chunks.read([ID.encode()])
     assert (before, State.OPEN) == (stored.chunk, stored.progress.state)
     (decision,) = history()
-    assert ("retry", ID, "acme", 7, "meter is back", getpass.getuser()) == (
+    assert ("retry", ID, "acme", 7, "meter is back", keyring.who()) == (
         decision["action"],
         decision["what"],
         decision["tenant"],

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from tollhouse.authz.cache import (
     AHEAD_SECONDS,
@@ -10,6 +11,7 @@ from tollhouse.authz.cache import (
     KEPT_SECONDS,
     RETRY_SECONDS,
     Cache,
+    Unasked,
     Undecided,
 )
 from tollhouse.core.problems import ProtocolError, Unavailable
@@ -23,15 +25,20 @@ class Store:
         self.failure: Exception | None = None
         self.asked: list[tuple[str, str | None]] = []
         self.gate: asyncio.Event | None = None
+        """What an answer waits for on its way back."""
+        self.answered: asyncio.Event | None = None
         self.now = 1000.0
 
     async def find(self, digest: str, value: str | None) -> str | None:
         self.asked.append((digest, value))
+        failure, found = self.failure, self.values.get(digest)
+        if self.answered is not None:
+            self.answered.set()
         if self.gate is not None:
             await self.gate.wait()
-        if self.failure is not None:
-            raise self.failure
-        return self.values.get(digest)
+        if failure is not None:
+            raise failure
+        return found
 
     def clock(self) -> float:
         return self.now
@@ -281,11 +288,45 @@ async def test_ahead_while_away(store, cache):
     assert await cache.get("a") == "A"
 
 
-async def test_misread(store, cache):
-    """A record that can't be read says nothing about its key."""
-    store.failure = ProtocolError("key can't be read")
-    with pytest.raises(Unavailable):
-        await cache.get("a")
+@pytest.mark.parametrize(
+    "failure", [ProtocolError("key can't be read"), Undecided("a provider is away")]
+)
+async def test_no_outage(store, cache, failure):
+    """A record that can't be read, a provider that is away: nothing lives on by it."""
+    store.values["a"] = "A"
+    await cache.get("a")
+    store.failure = failure
+    store.now += FRESH_SECONDS
+
+    for digest in ("a", "b"):
+        with pytest.raises(Unavailable):
+            await cache.get(digest)
+
+
+async def test_an_outage_has_one_end(store, cache):
+    """Who is refused without a question to Redis says nothing about it."""
+    store.values["a"] = "A"
+    await cache.get("a")
+    store.now += FRESH_SECONDS
+    with capture_logs() as logged:
+        for number in range(5):
+            store.failure = Unavailable("away")
+            assert await cache.get("a") == "A"
+            await settle()
+            store.failure = Unasked()
+            assert await cache.get(f"bad-{number}") is None
+            store.now += RETRY_SECONDS
+        # As long as that is all that is known, nobody waits for a Redis that hangs.
+        store.gate = asyncio.Event()
+        async with asyncio.timeout(1):
+            assert await cache.get("a") == "A"
+        store.gate.set()
+        await settle()
+        store.failure = None
+        store.now += FRESH_SECONDS
+        await cache.get("c")
+
+    assert [it["event"] for it in logged] == ["redis.lost", "redis.returned"]
 
 
 async def test_bug(store, cache):
@@ -303,6 +344,7 @@ async def test_told_of_a_change(store, cache):
     del store.values["a"]
     store.now += 0.1
     cache.cache.changed("key a")
+    store.now += 0.1
 
     assert await cache.get("a") is None
     assert await cache.get("b") == "B"
@@ -342,20 +384,58 @@ async def test_looked_up_once_after_a_change(store, cache):
     assert len(store.asked) == 2
 
 
-async def test_change_during_a_look_up(store, cache):
-    """What was asked before the change is not what is remembered after it."""
+@pytest.mark.parametrize("is_told", [True, False])
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_change_during_a_look_up(store, cache, is_known, is_told):
+    """What was asked before the change passes nobody after it, nor who joined."""
+    if is_known:
+        store.values["a"] = "A"
+        await cache.get("a")
+        store.now += FRESH_SECONDS
     store.values["a"] = "A"
     store.gate = asyncio.Event()
+    store.answered = asyncio.Event()
     early = asyncio.create_task(cache.get("a"))
+    await store.answered.wait()
+    store.now += 0.01
+    del store.values["a"]
+    cache.cache.changed("key a") if is_told else cache.cache.missed()
+    late = asyncio.create_task(cache.get("a"))
     await settle()
     store.now += 0.01
-    cache.cache.changed("key a")
     store.gate.set()
-    await early
-    del store.values["a"]
-    store.now += 0.01
 
-    assert await cache.get("a") is None
+    assert [await early, await late] == [None, None]
+    assert len(store.asked) == 2 + is_known
+
+
+async def test_change_after_change(store, cache):
+    """Changes without end cost a request two look-ups and no more."""
+    store.values["a"] = "A"
+    await cache.get("a")
+    cache.cache.changed("key a")
+
+    assert await cache.get("a") == "A"  # at the very moment, as far as the clock tells
+    assert len(store.asked) == 3
+
+
+async def test_lost_between_two_look_ups(store, cache):
+    """One that was found gone does not live on by the outage right after."""
+    store.values["a"] = "A"
+    await cache.get("a")
+    store.now += FRESH_SECONDS
+    store.gate = asyncio.Event()
+    store.answered = asyncio.Event()
+    del store.values["a"]
+    early = asyncio.create_task(cache.get("a"))
+    await store.answered.wait()
+    store.now += 0.01
+    cache.cache.missed()
+    store.failure = Unavailable("away")
+    store.gate.set()
+
+    with pytest.raises(Unavailable):
+        await early
 
 
 async def test_changed_and_redis_away(store, cache):
@@ -431,17 +511,3 @@ async def test_forgotten_changes_open_no_door(store, cache, monkeypatch):
 
     with pytest.raises(Unavailable):
         await cache.get("a")
-
-
-async def test_undecided_is_no_outage(store, cache):
-    """What another source can't tell does not let stale values live."""
-    store.values["a"] = "A"
-    await cache.get("a")
-    store.failure = Undecided("a provider is away")
-    with pytest.raises(Unavailable):
-        await cache.get("b")
-    store.failure = None
-    del store.values["a"]
-    store.now += FRESH_SECONDS
-
-    assert await cache.get("a") is None

@@ -27,6 +27,30 @@ def key_of(authorization: str) -> str | None:
     return bearer if bearer is not None and identity.is_key(bearer) else None
 
 
+@pytest.mark.parametrize(
+    ("authorization", "api_key", "found"),
+    [
+        (f"Bearer {KEY}", None, KEY),
+        (None, KEY, KEY),
+        (f"Bearer {KEY}", KEY, KEY),
+        (None, None, None),
+        ("", KEY, None),
+        (KEY, KEY, None),
+        (f"Bearer {KEY}", f"{KEY[:-1]}y", None),
+        (f"Bearer {KEY}", "", None),
+        (f"Bearer {KEY}, Bearer {KEY}", KEY, None),
+        (None, f"{KEY},{KEY}", None),
+        (None, f"Bearer {KEY}", None),
+        (None, f" {KEY}", None),
+        (None, f"{KEY}\n", None),
+        (None, "short", None),
+    ],
+)
+def test_credential_of(authorization, api_key, found):
+    """One header or the other, or both with the same key; nothing is trimmed."""
+    assert identity.credential_of(authorization, api_key) == found
+
+
 def test_key_of():
     """Exactly one well-formed bearer key is a key."""
     assert key_of(f"Bearer {KEY}") == KEY
@@ -269,7 +293,10 @@ def test_expiry(expires_at: float | None, expected: bool):
         ("203.0.113.0/24", "203.0.113.7", True),
         ("203.0.113.0/24", "203.0.114.7", False),
         ("203.0.113.0/24", "::ffff:203.0.113.7", True),
-        ("::ffff:203.0.113.7", "203.0.113.7", False),  # an IPv6 network, no IPv4 peer
+        ("::ffff:203.0.113.7", "203.0.113.7", True),
+        ("::ffff:203.0.113.0/120", "203.0.113.7", True),
+        ("::ffff:203.0.113.0/120", "::ffff:203.0.113.7", True),
+        ("::ffff:203.0.113.0/120", "203.0.114.7", False),
         ("203.0.113.0/24", "", False),
         ("203.0.113.0/24", "/run/a.sock", False),
         ("203.0.113.0/24", "203.0.113.7:443", False),
@@ -297,6 +324,7 @@ def test_check_networks():
         identity.check_networks(["10.0.0.0/8 2001:DB8:0::/32", "10.0.0.0/8"])
         == "10.0.0.0/8 2001:db8::/32"
     )
+    assert identity.check_networks(["::ffff:10.0.0.0/104"]) == "10.0.0.0/8"
 
 
 @pytest.mark.parametrize(
@@ -307,6 +335,8 @@ def test_check_networks():
         ("example.com", "write an address or a prefix"),
         ("0.0.0.0/0", "everybody: leave it out"),
         ("::/0", "everybody: leave it out"),
+        ("::ffff:0:0/96", "network 0.0.0.0/0 is everybody"),
+        ("::ffff:203.0.113.7/120", "write 203.0.113.0/24"),
     ],
 )
 def test_check_networks_refuses(network: str, reason: str):

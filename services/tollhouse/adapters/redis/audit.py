@@ -6,23 +6,33 @@ The time is Redis' own, in the entry's id. An entry holds no secret and no diges
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+import redis
 
 from tollhouse.adapters.redis.blocking import translated
 from tollhouse.adapters.redis.records import AUDIT
-from tollhouse.core.problems import ProtocolError
+from tollhouse.core.key_terms import LATEST
+
+UNREADABLE: Final = "unreadable"
+"""The action of an entry that is none of ours; all but its id and time is empty."""
 
 _BATCH = 500
 _START = "0-0"
 # In the entry these are its subject or follow from it.
 _UNSAID = frozenset({"name", "key_id", "tenant", "created_at"})
+# As deep as a tenant's limits by model, so that whatever is read can be shown.
+_Scalar = str | int | float | bool | None
+_Value = _Scalar | list[_Scalar] | dict[str, _Scalar | dict[str, _Scalar]]
+_Changes = dict[str, dict[str, _Value]]
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
     """One change. `at` is Unix seconds; `key_id` is empty where a tenant changed.
+
+    `action` may be `UNREADABLE`.
 
     `changes` has of each field that changed what it was and is: `from`, `to`, either
     left out where there was none.
@@ -34,7 +44,7 @@ class AuditEntry:
     action: str
     tenant: str
     key_id: str
-    changes: dict[str, dict[str, object]]
+    changes: Mapping[str, Mapping[str, object]]
 
 
 class AuditLog:
@@ -84,8 +94,7 @@ class AuditLog:
     def last_id(self) -> str:
         """The newest entry's id; one that is before all others where there is none."""
         with translated():
-            newest = self._redis.xrevrange(AUDIT, count=1)
-        return newest[0][0] if newest else _START
+            return last_id(self._redis)
 
     def after(self, id_: str, *, wait_seconds: float = 0.5) -> list[AuditEntry]:
         """Entries after one, oldest first; waits for the first of them, so long."""
@@ -126,21 +135,38 @@ def from_changes(changes: Mapping[str, object]) -> str:
 
 
 def to_entry(id_: str, fields: Mapping[str, str]) -> AuditEntry:
-    """Read an entry. Raises ProtocolError for what can't be read."""
+    """Read an entry. One that can't be read is `UNREADABLE`: it must hide no other."""
+    at = min(time_of(id_), LATEST)
     try:
         return AuditEntry(
             id=id_,
-            at=int(id_.partition("-")[0]) / 1000,
+            at=at,
             who=fields["who"],
             action=fields["action"],
             tenant=fields["tenant"],
             key_id=fields["key_id"],
-            changes=msgspec.json.decode(
-                fields["changes"], type=dict[str, dict[str, object]]
-            ),
+            changes=msgspec.json.decode(fields["changes"], type=_Changes),
         )
-    except (KeyError, msgspec.DecodeError) as error:
-        raise ProtocolError(f"audit entry {id_} can't be read: {error}") from error
+    except (KeyError, ValueError):  # msgspec's are such
+        return AuditEntry(
+            id=id_, at=at, who="", action=UNREADABLE, tenant="", key_id="", changes={}
+        )
+
+
+def time_of(id_: str) -> float:
+    """When an entry was made by its id: Unix seconds, however far in the future."""
+    return int(id_.partition("-")[0]) / 1000
+
+
+def last_id(client: Any) -> str:
+    """The last id that was given, also where its entry is gone; `0-0` for none yet."""
+    try:
+        last: str = client.xinfo_stream(AUDIT)["last-generated-id"]
+    except redis.ResponseError as error:
+        if "no such key" in str(error):
+            return _START
+        raise
+    return last
 
 
 def _matches(entry: AuditEntry, tenant: str | None, key_id: str | None) -> bool:

@@ -11,7 +11,6 @@ import structlog
 
 from tollhouse.adapters.redis.audit import AuditEntry, to_entry
 from tollhouse.adapters.redis.records import AUDIT
-from tollhouse.core.problems import ProtocolError
 
 _BATCH = 500
 _WAIT_MS = 1000
@@ -75,11 +74,5 @@ class AuditTail:
                 _log.info("audit.returned")
             for _, entries in replies or ():
                 for id_, fields in entries:
-                    self._tell(id_, fields)
+                    self._told(to_entry(id_, fields))
                     self._last = id_
-
-    def _tell(self, id_: str, fields: dict[str, str]) -> None:
-        try:
-            self._told(to_entry(id_, fields))
-        except ProtocolError as error:
-            _log.error("audit.misread", reason=str(error))

@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Sequence
 
+import structlog
+
 from tollhouse.adapters.pepper import is_older
 from tollhouse.adapters.redis.changes import MOVED, key_seen
 from tollhouse.adapters.redis.client import Redis, RedisReplyError, Reply
@@ -29,15 +31,18 @@ _KEY_FIELDS = (
 )
 _TENANT_FIELDS = ("plan", "state", "limits")
 
+_log = structlog.get_logger()
+
 
 class Credentials:
     """Looks keys, and the tenants of tokens, up in Redis."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._misplaced: set[str] = set()
 
     async def find(
-        self, digests: Sequence[str], tenant: str | None = None
+        self, key_id: str, digests: Sequence[str], tenant: str | None = None
     ) -> Credential | None:
         """The credential of a key, None if there is none or it was revoked.
 
@@ -61,7 +66,12 @@ class Credentials:
         )
         if key is None:
             return None
-        key_id, tenant_now, plan, scopes, expires_at, revoked_at, limits, networks = key
+        found_id, tenant_now, plan, scopes, expires_at, revoked_at, limits, networks = (
+            key
+        )
+        if found_id != key_id:  # led here from another key's digest
+            self._note_misplaced(found_id, key_id)
+            return None
         if revoked_at:
             return None
         owner = replies[-1] if tenant_now == tenant else await self._owner(tenant_now)
@@ -112,6 +122,15 @@ class Credentials:
             expires_at=assertion.expires_at,
             is_suspended=state != ACTIVE,
         )
+
+    def _note_misplaced(self, found_id: str, key_id: str) -> None:
+        """Tell the log once of each record: who tries keys must not fill the disk."""
+        if found_id not in self._misplaced:
+            self._misplaced.add(found_id)
+            _log.error(
+                "credential.misread",
+                reason=f"the record of key {found_id} is kept as key {key_id}'s",
+            )
 
     async def _owner(self, tenant: str) -> list[str]:
         (owner,) = await self._read([_read_tenant(tenant)])

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
+from tollhouse.adapters.pepper import is_older
 from tollhouse.adapters.redis.blocking import translated
 from tollhouse.adapters.redis.records import (
     ACTIVE,
@@ -88,11 +89,10 @@ class Imports(Ring):
             raise ValueError(f"{len(documents)} keys: at most {MOST_DOCUMENTS} at once")
         pepper = self._current_pepper()
         versions = () if pepper is None else pepper.versions
-        step = _Step(source, versions[0] if versions else None, self._clock())
+        step = _Step(source, versions, self._clock())
         with translated():
             faults = [
                 *_repeated(documents),
-                *_unknown_peppers(documents, versions),
                 *step.faults(_Stored(Look(self._redis), documents), documents),
             ]
             if faults:
@@ -148,9 +148,10 @@ class _Stored:
 class _Step:
     """What an import makes of documents."""
 
-    def __init__(self, source: str, newest: str | None, now: float) -> None:
+    def __init__(self, source: str, versions: Sequence[str], now: float) -> None:
+        """`versions` of the peppers at hand, that of new digests first, if known."""
         self._source = source
-        self._newest = newest
+        self._versions = versions
         self._now = now
 
     def faults(
@@ -160,8 +161,8 @@ class _Step:
         return [
             (at, text)
             for at, it in enumerate(documents, start)
-            for text in (_tenant_fault(stored, it), self._key_fault(stored, it))
-            if text
+            for check in (_tenant_fault, self._key_fault, self._pepper_fault)
+            if (text := check(stored, it))
         ]
 
     def would(
@@ -199,7 +200,8 @@ class _Step:
             done.ended.append(it.key_id)
             return
         new = self._wanted(it, old)
-        is_moved = digest != it.digest and version_of(it.digest) == self._newest
+        newest = self._versions[0] if self._versions else None
+        is_moved = digest != it.digest and version_of(it.digest) == newest
         if old is None:
             action, where = "key.imported", done.created
         else:
@@ -275,6 +277,19 @@ class _Step:
             return "key_id: it was not imported, and its digest can't be compared"
         return ""
 
+    def _pepper_fault(self, stored: _Stored, it: KeyDocument) -> str:
+        """A digest that authz could not look up; without peppers nobody knows."""
+        version = version_of(it.digest)
+        if not self._versions or version in self._versions:
+            return ""
+        digest, old = stored.by_id.get(it.key_id, (it.digest, None))
+        if old is not None and old.source == self._source:
+            # The file's digest is not needed any more: it was replaced, or never will.
+            is_at_hand = version_of(digest) in self._versions
+            if self._is_over(old) or (is_at_hand and is_older(it.digest, digest)):
+                return ""
+        return f"digest: pepper {version} is not in the pepper file"
+
 
 def _tenant_fault(stored: _Stored, it: KeyDocument) -> str:
     tenant = stored.tenants.get(it.tenant)
@@ -306,14 +321,3 @@ def _repeated(documents: Iterable[KeyDocument]) -> list[Fault]:
         ids.add(it.key_id)
         digests.add(it.digest)
     return faults
-
-
-def _unknown_peppers(
-    documents: Iterable[KeyDocument], versions: Sequence[str]
-) -> list[Fault]:
-    """Digests that authz could not look up; without a pepper at hand nobody knows."""
-    return [
-        (at, f"digest: pepper {version} is not in the pepper file")
-        for at, it in enumerate(documents)
-        if versions and (version := version_of(it.digest)) not in versions
-    ]

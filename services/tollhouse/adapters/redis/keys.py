@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
 
 from tollhouse.adapters.pepper import is_older
 from tollhouse.adapters.redis.blocking import translated
@@ -25,11 +24,6 @@ from tollhouse.adapters.redis.ring import (
 from tollhouse.core import identity
 from tollhouse.core.entitlement import Override
 from tollhouse.core.key_terms import check_digest, version_of
-
-DEFAULT_GRACE_SECONDS: Final = 86_400.0
-_REQUEST_SECONDS = 86_400
-# Key ids of tokens' subjects begin so.
-_RESERVED = "jwt"
 
 
 class Keys(Ring):

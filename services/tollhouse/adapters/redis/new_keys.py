@@ -25,8 +25,6 @@ from tollhouse.core.key_terms import check_terms, version_of
 DEFAULT_GRACE_SECONDS: Final = 86_400.0
 LONGEST_GRACE_SECONDS: Final = 365 * 86_400.0
 _REQUEST_SECONDS = 86_400
-# Key ids of tokens' subjects begin so.
-_RESERVED = "jwt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +82,8 @@ class NewKeys(Ring):
         )
 
         def create(change: Change) -> None:
+            if _is_made(change, key_id, digest):
+                return
             try:
                 live_tenant(change, tenant)
             except NotThereError as error:
@@ -93,7 +93,6 @@ class NewKeys(Ring):
                 ) from error
             if request_id is not None:
                 _note_request(change, request_entry(tenant, request_id), key_id)
-            _check_free(change, key_id)
             change.put_key("key.created", digest, None, record)
 
         self._change(create)
@@ -109,10 +108,10 @@ class NewKeys(Ring):
     ) -> Rotation:
         """Make a key that takes another's place; both work until the grace is over.
 
-        The new one allows what the old one does and ends when that did, or at
-        `expires_at`. Raises KeyringError for a key that is unknown, over, imported, or
-        (without `again`) has a successor already; ValueError for a time that can't be
-        meant.
+        The new one allows what the old one does and ends when that did before it was
+        ever rotated, or at `expires_at`. Raises KeyringError for a key that is unknown,
+        over, imported, or (without `again`) has a successor already; ValueError for a
+        time that can't be meant.
         """
         identity.check_key_id(key_id)
         if not 0 <= grace_seconds <= LONGEST_GRACE_SECONDS:
@@ -124,14 +123,16 @@ class NewKeys(Ring):
 
         def rotate(change: Change) -> Rotation:
             digest, old = change.key(key_id)
+            if _is_made(change, new_id, new_digest):
+                return Rotation(key, change.key(new_id)[1], old)
             live_tenant(change, old.tenant)
             _check_rotatable(old, now, again=again)
-            _check_free(change, new_id)
+            last = _end_of(change, old, now) if expires_at is None else expires_at
             new = replace(
                 old,
                 key_id=new_id,
                 created_at=now,
-                expires_at=old.expires_at if expires_at is None else expires_at,
+                expires_at=last,
                 rotated_from=key_id,
                 rotated_to=None,
                 pepper=version_of(new_digest),
@@ -155,16 +156,33 @@ def _letters(alphabet: str, length: int) -> str:
 
 def draw_key(letters: Callable[[str, int], str] = _letters) -> tuple[str, str]:
     """Draw a key id and the key around it; `letters` draws so many of an alphabet."""
-    key_id = _RESERVED
-    while key_id.startswith(_RESERVED):
+    key_id = identity.SUBJECT_PREFIX
+    while key_id.startswith(identity.SUBJECT_PREFIX):
         key_id = letters(identity.KEY_ID_LETTERS, identity.KEY_ID_LENGTH)
     secret = letters(identity.SECRET_LETTERS, identity.SECRET_LENGTH)
     return key_id, f"th_{key_id}_{secret}"
 
 
-def _check_free(change: Change, key_id: str) -> None:
-    if change.text(key_id_entry(key_id)) is not None:  # one in 10^18
+def _is_made(change: Change, key_id: str, digest: str) -> bool:
+    """Whether this very key is there: the answer to an EXEC before was lost."""
+    made = change.text(key_id_entry(key_id))
+    if made not in (None, digest):  # one in 10^18
         raise KeyringError(f"key id {key_id} was drawn twice", "try again")
+    return made is not None
+
+
+def _end_of(change: Change, key: ApiKey, now: float) -> float | None:
+    """When a key was to end: of one that was rotated only its successor knows."""
+    last = key
+    while last.rotated_to is not None:
+        _, last = change.key(last.rotated_to)
+    end = last.expires_at
+    if end is not None and now >= end:  # revoked or not
+        raise KeyringError(
+            f"key {last.key_id}, which took the place of {key.key_id}, is expired",
+            "say until when the new one is good: --expires",
+        )
+    return end
 
 
 def _note_request(change: Change, entry: str, key_id: str) -> None:

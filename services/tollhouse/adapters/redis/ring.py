@@ -12,7 +12,13 @@ from typing import Any, Final, Self, TypeVar
 
 from tollhouse.adapters.pepper import Pepper
 from tollhouse.adapters.redis.access import RedisAccess
-from tollhouse.adapters.redis.audit import AuditLog, changes_of, from_changes
+from tollhouse.adapters.redis.audit import (
+    AuditLog,
+    changes_of,
+    from_changes,
+    last_id,
+    time_of,
+)
 from tollhouse.adapters.redis.blocking import open_blocking, translated
 from tollhouse.adapters.redis.changes import CHANGED, key_changed, tenant_changed
 from tollhouse.adapters.redis.records import (
@@ -36,6 +42,8 @@ AT_ONCE: Final = 200
 """Keys changed in one transaction: Redis is held for about 10 ms."""
 _CHUNK = 1000
 """Records read at once."""
+_MOST_AHEAD_SECONDS: Final = 86_400.0
+"""By how much the audit log may be ahead of Redis' clock, which may be set back."""
 
 _Result = TypeVar("_Result")
 
@@ -180,13 +188,30 @@ class Change(Look):
         self.write("PUBLISH", CHANGED, key_changed(key.key_id))
 
     def flush(self) -> None:
-        """Hand all that is to be written to the transaction."""
+        """Hand all that is to be written to the transaction. Raises KeyringError."""
+        if self._writes:
+            self._check_log()
         self._pipe.multi()
         for command in self._writes:
             self._pipe.execute_command(*command)
 
     def _put(self, entry: str, fields: Mapping[str, str]) -> None:
         self.write("HSET", entry, *(it for pair in fields.items() for it in pair))
+
+    def _check_log(self) -> None:
+        """Refuse what the log could not record: EXEC goes on past an XADD that fails.
+
+        Watched late: whatever else is recorded meanwhile begins this change again.
+        """
+        self._pipe.watch(AUDIT)
+        last = last_id(self._pipe)
+        now, _ = self._pipe.time()
+        if time_of(last) > now + _MOST_AHEAD_SECONDS:
+            raise KeyringError(
+                f"the audit log has an entry of the future, {last}: what is changed "
+                "could not be recorded, so nothing is",
+                "see: A spoiled audit log, in docs/identity.md",
+            )
 
     def _record(
         self, action: str, tenant: str, key_id: str, changes: Mapping[str, object]
