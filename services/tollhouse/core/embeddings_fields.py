@@ -35,7 +35,7 @@ def embeddings_texts(values: dict[str, Any]) -> list[str]:
 
 
 def _inputs(values: dict[str, Any]) -> list[str | list[int]]:
-    given = values.get("input")
+    given: Any = values.get("input")
     several = isinstance(given, list) and not _is_tokens(given)
     inputs: list[Any] = given if several else [given]
     if not inputs or not all(isinstance(it, str) or _is_tokens(it) for it in inputs):

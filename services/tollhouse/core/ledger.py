@@ -41,16 +41,27 @@ class Line(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Metered:
-    """The meter's view of a response; None where it saw no usage.
+    """The meter's view of a response.
 
-    `contents` counts the events that carried output. Times are Unix milliseconds, 0
-    for never.
+    Counts are the backend's, None where it said none that can be. `contents` are the
+    events that carried output, `text_bytes` the length of Triton's. `broke`: it said
+    that it failed. Times are Unix milliseconds, 0 for never.
     """
 
-    contents: int
-    usage: TokenUsage | None
-    first_ms: int
-    finished: bool
+    contents: int = 0
+    text_bytes: int = 0
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_input_tokens: int = 0
+    reasoning_tokens: int = 0
+    first_ms: int = 0
+    finished: bool = False
+    broke: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no output was seen."""
+        return not (self.contents or self.text_bytes or self.output_tokens)
 
 
 Entry = Release | Beat | Settlement
@@ -62,6 +73,10 @@ _SUCCESS = 2  # xx
 _MOST_DIGITS = 8
 """Of a count that is believed. No model gets beyond, and units of more would leave the
 integers Redis takes: SETTLE would end between "settled" and its record."""
+_MOST_TOKENS: int = 10**_MOST_DIGITS - 1
+_USUAL_BYTES_PER_TOKEN = 4
+"""Of English (https://platform.openai.com/tokenizer); the prompt's own is better."""
+_UNTOLD = "-"
 
 
 def parse(raw: bytes) -> Line:
@@ -118,7 +133,6 @@ def _admitted(line: Line, *, ended: bool) -> Beat | Settlement:
         raise ProtocolError("an admitted line without facts")
     facts = decode_facts(line.facts)
     metered = read_meter(line.meter)
-    first_ms = metered.first_ms if metered else 0
     started_ms = round(float(line.started_at) * 1000)
     at_ms = max(created_ms(line.exchange), started_ms + (line.duration_ms or 0))
     if not ended:
@@ -130,7 +144,7 @@ def _admitted(line: Line, *, ended: bool) -> Beat | Settlement:
             input_source=input_source,
             output_source=output_source,
             started_ms=started_ms,
-            first_ms=first_ms,
+            first_ms=metered.first_ms,
             at_ms=at_ms,
         )
     kind, usage, input_source, output_source = _final(line, facts, metered)
@@ -142,39 +156,33 @@ def _admitted(line: Line, *, ended: bool) -> Beat | Settlement:
         input_source=input_source,
         output_source=output_source,
         started_ms=started_ms,
-        first_ms=first_ms,
+        first_ms=metered.first_ms,
         ended_ms=at_ms,
         flags=_flags(line),
     )
 
 
-def read_meter(text: str | None) -> Metered | None:
-    """Read the meter's packed string (envoy/meter.lua, `pack`).
+def read_meter(text: str | None) -> Metered:
+    """Read the meter's packed string (envoy/meter.lua, `pack`); no text: nothing seen.
 
     Raises ValueError for anything else.
     """
     if not text:
-        return None
-    kind, _, contents, _, input_, output, cached, reasoning, first, _, flags = (
-        text.split(",")
-    )
-    if kind == "enc":
-        return Metered(0, None, 0, finished=False)
-    usage = None
-    told = (input_, output, cached, reasoning)
-    if told[:2] != ("-", "-") and max(map(len, told)) <= _MOST_DIGITS:
-        # A backend that reports a part larger than its whole is believed up to it.
-        usage = TokenUsage(
-            input_tokens=_count(input_),
-            output_tokens=_count(output),
-            cached_input_tokens=min(_count(cached), _count(input_)),
-            reasoning_tokens=min(_count(reasoning), _count(output)),
-        )
+        return Metered()
+    _, _, contents, _, *told, first, _, flags, text_bytes = text.split(",")
+    input_, output, cached, reasoning = told
+    if max(map(len, told)) > _MOST_DIGITS:
+        input_ = output = cached = reasoning = _UNTOLD
     return Metered(
         contents=sum(_count(choice) for choice in contents.split(":")),
-        usage=usage,
+        text_bytes=int(text_bytes),
+        input_tokens=None if input_ == _UNTOLD else int(input_),
+        output_tokens=None if output == _UNTOLD else int(output),
+        cached_input_tokens=_count(cached),
+        reasoning_tokens=_count(reasoning),
         first_ms=int(first),
         finished="F" in flags,
+        broke="B" in flags,
     )
 
 
@@ -182,26 +190,50 @@ _Counts = tuple[TokenUsage, CountSource, CountSource]
 _FinalCounts = tuple[UsageKind, TokenUsage, CountSource, CountSource]
 
 
-def _final(line: Line, facts: Facts, metered: Metered | None) -> _FinalCounts:
+def _final(line: Line, facts: Facts, metered: Metered) -> _FinalCounts:
     succeeded = line.code // 100 == _SUCCESS
     backend = CountSource.BACKEND
-    if not _reached_a_host(line) or (line.code and not succeeded):
+    failed = (line.code and not succeeded) or (metered.broke and metered.is_empty)
+    if failed or not _reached_a_host(line):
         # Nothing ran, or the backend refused or failed: nobody pays for an error.
         return UsageKind.FINAL, TokenUsage(), backend, backend
-    counts = _counted(metered, facts)
-    finished = succeeded and metered is not None and metered.finished
-    return UsageKind.FINAL if finished else UsageKind.PARTIAL, *counts
+    finished = succeeded and metered.finished
+    kind = UsageKind.FINAL if finished else UsageKind.PARTIAL
+    return kind, *_counted(metered, facts)
 
 
-def _counted(metered: Metered | None, facts: Facts) -> _Counts:
-    """The backend's counts where it gave some, else events and the input estimate."""
-    estimate = CountSource.ESTIMATE
-    if metered is not None and metered.usage is not None:
-        backend = CountSource.BACKEND
-        return metered.usage, backend, backend
-    contents = metered.contents if metered else 0
-    usage = TokenUsage(input_tokens=facts.input_estimate, output_tokens=contents)
-    return usage, estimate, CountSource.METER
+def _counted(metered: Metered, facts: Facts) -> _Counts:
+    """Each count the backend's where it gave it, else what comes closest."""
+    input_, input_source = metered.input_tokens, CountSource.BACKEND
+    if input_ is None:
+        input_, input_source = facts.input_estimate, CountSource.ESTIMATE
+    output, output_source = metered.output_tokens, CountSource.BACKEND
+    if output is None and metered.text_bytes:
+        output, output_source = (
+            _tokens_of(metered.text_bytes, facts),
+            CountSource.ESTIMATE,
+        )
+    elif output is None:
+        output = metered.contents
+        # Only the input has tokens where the backend tells it alone (embeddings).
+        if output or input_source is CountSource.ESTIMATE:
+            output_source = CountSource.METER
+    # A backend that reports a part larger than its whole is believed up to it.
+    usage = TokenUsage(
+        input_tokens=input_,
+        output_tokens=output,
+        cached_input_tokens=min(metered.cached_input_tokens, input_),
+        reasoning_tokens=min(metered.reasoning_tokens, output),
+    )
+    return usage, input_source, output_source
+
+
+def _tokens_of(text_bytes: int, facts: Facts) -> int:
+    """Estimate the tokens of a text by what the prompt's estimate took for one."""
+    tokens, length = facts.input_estimate - facts.framing, facts.text_bytes
+    if tokens <= 0 or length <= 0:
+        tokens, length = 1, _USUAL_BYTES_PER_TOKEN
+    return min(-(-text_bytes * tokens // length), _MOST_TOKENS)
 
 
 def _reached_a_host(line: Line) -> bool:
@@ -215,4 +247,4 @@ def _flags(line: Line) -> str:
 
 
 def _count(text: str) -> int:
-    return 0 if text in ("-", "") else int(text)
+    return 0 if text == _UNTOLD else int(text)

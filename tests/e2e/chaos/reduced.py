@@ -174,7 +174,7 @@ class Reduced:
             "tenant": wish.tenant,
             "admitted": True,
             "facts": facts.encode().decode(),
-            "meter": f"sse,9,7,1,{usage},-,0,0,DF",
+            "meter": f"sse,9,7,1,{usage},-,0,0,DF,0",
             "started_at": f"{now:.3f}",
             "duration_ms": 5,
             "code": 200,

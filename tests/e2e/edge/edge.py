@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,10 +94,16 @@ async def running_edge(
     *,
     authz: bool = True,
     extproc: bool = True,
-    patched: Mapping[str, str] | None = None,
+    patched: Mapping[str, Any] | None = None,
     without_route: str = "",
+    hosts: Sequence[Address] = (),
+    change: Callable[[Any], None] = lambda _: None,
 ) -> AsyncIterator[Edge]:
-    """Run it; `patched` gives other values to fields of the bootstrap, by name."""
+    """Run it; `patched` gives other values to fields of the bootstrap, by name.
+
+    `hosts` are further ones of the backend's cluster; `change` has the last word on
+    the bootstrap.
+    """
     backend = Backend()
     await backend.start()
     authorization, processor, stops = await services.serve(folder)
@@ -108,7 +114,7 @@ async def running_edge(
         clusters={
             "authz": [Address(path=f"{folder}/authz.sock") if authz else absent],
             "extproc": [Address(path=f"{folder}/extproc.sock") if extproc else absent],
-            "tiny-chat": [Address(host="127.0.0.1", port=backend.port)],
+            "tiny-chat": [Address(host="127.0.0.1", port=backend.port), *hosts],
         },
         proof=services.PROOF,
         ledger=folder / "ledger.jsonl",
@@ -117,6 +123,7 @@ async def running_edge(
     tree = json.loads(render_bootstrap(_FOLDER / "envoy.yaml", values))
     config = folder / "envoy.json"
     tree = _without_route(with_values(tree, patched or {}), without_route)
+    change(tree)
     config.write_text(json.dumps(tree))
     process = await start_envoy(folder)
     edge = Edge(

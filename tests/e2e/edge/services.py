@@ -5,6 +5,7 @@ the wire are those of the real services; what they decide is the test's.
 """
 
 import asyncio
+import base64
 import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,6 +31,11 @@ TOO_FAST = "Over the limit; try again in 1.5s."
 PROOF = "proof-of-this-run"
 DENIED = b'{"error":{"message":"Incorrect API key provided.","code":"invalid_api_key"}}'
 REFUSED = b'{"error":{"message":"Too fast.","code":"rate_limit_exceeded"}}'
+_REFUSAL = {
+    "grpc_status": "8",
+    "grpc_message": TOO_FAST,
+    "grpc_status_details_bin": base64.b64encode(b"when to come back").decode(),
+}
 _RATELIMIT = {
     f"{what}-{of}": value
     for of in ("requests", "tokens")
@@ -42,6 +48,7 @@ class Authorization(auth_grpc.AuthorizationServicer):
 
     def __init__(self) -> None:
         self.checked = list[auth.CheckRequest]()
+        self.scopes = "*"
 
     async def Check(  # noqa: N802
         self,
@@ -68,7 +75,8 @@ class Authorization(auth_grpc.AuthorizationServicer):
                 option.header.key, option.header.value = name, value
             return response
         response.ok_response.SetInParent()
-        principal = {"tenant": "acme", "key_id": "k1", "plan": "free", "scopes": "*"}
+        principal = {"tenant": "acme", "key_id": "k1", "plan": "free"}
+        principal["scopes"] = self.scopes
         json_format.ParseDict(principal, response.dynamic_metadata)
         return response
 
@@ -142,8 +150,12 @@ def _admitted(behaviour: str, body: bytes) -> ext_proc.ProcessingResponse:
         headers.pop("x-tollhouse-admitted")
     _set(common.header_mutation, headers)
     admitted: dict[str, Any] = {"admitted": True, "strip": behaviour == "strip"}
+    admitted["foreign"] = behaviour == "foreign"
     admitted["facts"] = json.dumps({"tenant": "acme", "w": [1, 1, 5]})
-    _put(response, {"tollhouse": admitted, "tollhouse.ratelimit": _RATELIMIT})
+    metadata = {"tollhouse": admitted, "tollhouse.ratelimit": _RATELIMIT}
+    if behaviour == "refused":
+        metadata["tollhouse.refusal"] = _REFUSAL
+    _put(response, metadata)
     return response
 
 

@@ -28,7 +28,7 @@ async def test_end_line(edge):
         "key_id": "k1",
         "admitted": True,
         "facts": json.dumps({"tenant": "acme", "w": [1, 1, 5]}),
-        "meter": "json,0,0,1,-,4,-,-,0,0,F",
+        "meter": "json,0,0,1,-,4,-,-,0,0,F,0",
         "code": 200,
         "flags": "-",
         "details": "via_upstream",

@@ -70,7 +70,7 @@ async def test_any_chunking(edge, strip, http2):
         response, line = await _ask(edge, chunked(pieces), strip=strip, http2=http2)
 
         assert response.content == (_STRIPPED if strip else corpus.joined(_CLEAN))
-        assert _without_times(line) == f"{_USAGE},DF"
+        assert _without_times(line) == f"{_USAGE},DF,0"
 
 
 async def test_times(edge):
@@ -110,7 +110,7 @@ async def test_end_on_a_frame_with_bytes(edge, ended, strip):
         usage = corpus.joined([_CLEAN[-2]])
         clean = clean.replace(usage, b"")
     assert response.content == clean
-    assert line["meter"].endswith("F")
+    assert line["meter"].endswith("F,0")
 
 
 async def test_upstream_reset(edge):
@@ -132,7 +132,7 @@ async def test_upstream_reset(edge):
 
     line = await edge.ended(response.headers["x-tollhouse-exchange"])
     assert received == corpus.joined(_CLEAN[:4])
-    assert _without_times(line) == "sse,4,1:2,4,412,3,128,-,"
+    assert _without_times(line) == "sse,4,1:2,4,412,3,128,-,,0"
     assert line["code"] == 200
     assert line["flags"] in {"UC", "UPE", "UR"}
 
@@ -168,7 +168,7 @@ async def test_client_leaves(edge, http2, commented):
         _, events, contents, _, _, output, *_ = line["meter"].split(",")
         assert got <= int(events) <= got + 2
         assert (contents, output) == (events, events if commented else "-")
-        assert "F" not in line["meter"].split(",")[-1]
+        assert "F" not in line["meter"].split(",")[-2]
         assert line["details"].startswith("downstream")
         await asyncio.wait_for(edge.backend.gone.wait(), 1)
 
@@ -185,17 +185,17 @@ async def test_json(edge, size):
     response, line = await _ask(edge, answer(body))
 
     assert response.content == body
-    assert line["meter"] == "json,0,0,1,11,7,5,-,0,0,F"
+    assert line["meter"] == "json,0,0,1,11,7,5,-,0,0,F,0"
 
 
 @pytest.mark.parametrize(
     ("steps", "meter"),
     [
-        (answer(b"x", _SSE, _GZIP), "enc,0,0,0,-,-,-,-,0,0,X"),
+        (answer(b"x", _SSE, _GZIP), "enc,0,0,0,-,-,-,-,0,0,X,0"),
         (answer(b'{"usage":{"prompt_tokens":1}}', "text/plain"), None),
         (answer(b'{"usage":{"prompt_tokens":1}}', status=500), None),
         ([b"HTTP/1.1 204 Nothing\r\n\r\n"], None),
-        (answer(b""), "json,0,0,0,-,-,-,-,0,0,F"),
+        (answer(b""), "json,0,0,0,-,-,-,-,0,0,F,0"),
     ],
     ids=["encoded", "other type", "500", "204", "empty"],
 )  # fmt: skip
@@ -235,7 +235,7 @@ async def test_memory_is_flat_over_100k_events(fresh_edge):
 
     response, line = await _ask(fresh_edge, chunked(pieces))
 
-    assert _without_times(line) == "sse,100000,100000,100000,412,100000,128,-,F"
+    assert _without_times(line) == "sse,100000,100000,100000,412,100000,128,-,F,0"
     assert len(response.content) > 4_000_000
     assert fresh_edge.rss() - before < 32 << 20
 

@@ -49,7 +49,7 @@ def line(number, **changes):
         "tenant": "acme",
         "admitted": True,
         "facts": FACTS.encode().decode(),
-        "meter": "sse,9,7,1,11,32,0,-,0,0,DF",
+        "meter": "sse,9,7,1,11,32,0,-,0,0,DF,0",
         "started_at": f"{now_ms / 1000:.3f}",
         "duration_ms": 5,
         "code": 200,

@@ -59,7 +59,7 @@ def line(id_, *, admitted=True, kind="DownstreamEnd", facts=FACTS, ago_seconds=0
                 "key_id": "k",
                 "admitted": admitted or None,
                 "facts": facts.encode().decode() if admitted else None,
-                "meter": "sse,9,7,1,11,22,0,-,0,0,DF" if admitted else None,
+                "meter": "sse,9,7,1,11,22,0,-,0,0,DF,0" if admitted else None,
                 "started_at": f"{time.time() - ago_seconds:.3f}",
                 "duration_ms": 5,
                 "code": 200,

@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ BACKEND, METER, ESTIMATE = (
     CountSource.METER,
     CountSource.ESTIMATE,
 )
-METERED = "sse,9,7,1,11,22,3,4,1700000000200,1700000000900,DF"
+METERED = "sse,9,7,1,11,22,3,4,1700000000200,1700000000900,DF,0"
 
 
 def line(**changes):
@@ -96,14 +97,14 @@ class TestEnd:
 
     def test_keeps_the_flags(self):
         """Why a stream was cut is part of the record."""
-        assert "DC" == judged(flags="DC", meter=METERED[:-1]).flags
+        assert "DC" == judged(flags="DC", meter=METERED.replace("F", "")).flags
 
 
 class TestKind:
     def test_without_the_meters_end_it_is_partial(self):
         """Client left, upstream reset, time limit, meter error."""
         assert (UsageKind.PARTIAL, COUNTED, BACKEND, BACKEND) == counts(
-            meter=METERED.removesuffix("DF")
+            meter=METERED.replace("DF", "")
         )
 
     def test_counts_events_where_no_usage_came(self):
@@ -111,7 +112,7 @@ class TestKind:
         usage = TokenUsage(input_tokens=40, output_tokens=12)
 
         assert (UsageKind.PARTIAL, usage, ESTIMATE, METER) == counts(
-            meter="sse,14,7:5,0,-,-,-,-,1,2,"
+            meter="sse,14,7:5,0,-,-,-,-,1,2,,0"
         )
 
     @pytest.mark.parametrize(
@@ -119,8 +120,8 @@ class TestKind:
         [
             {"meter": None},
             {"meter": None, "code": 0, "flags": "DC"},
-            {"meter": "enc,0,0,0,-,-,-,-,0,0,X"},
-            {"meter": "json,0,0,0,-,-,-,-,0,0,"},
+            {"meter": "enc,0,0,0,-,-,-,-,0,0,X,0"},
+            {"meter": "json,0,0,0,-,-,-,-,0,0,,0"},
         ],
     )
     def test_before_the_first_token_only_the_input_counts(self, changes):
@@ -159,7 +160,7 @@ class TestKind:
         )
 
         assert (UsageKind.FINAL, usage, BACKEND, BACKEND) == counts(
-            meter="json,0,0,1,11,22,12,900,0,0,F"
+            meter="json,0,0,1,11,22,12,900,0,0,F,0"
         )
 
     @pytest.mark.parametrize("told", ["{},22,0,-", "11,{},0,-", "11,22,{},-"])
@@ -169,13 +170,67 @@ class TestKind:
         usage = TokenUsage(input_tokens=40, output_tokens=7)
 
         assert (UsageKind.FINAL, usage, ESTIMATE, METER) == counts(
-            meter=f"sse,9,7,1,{told.format('9' * digits)},0,0,DF"
+            meter=f"sse,9,7,1,{told.format('9' * digits)},0,0,DF,0"
+        )
+
+    @pytest.mark.parametrize(
+        ("meter", "expected"),
+        [
+            ("sse,9,7,1,11,-,3,-,1,2,,0", (11, 7, 3, BACKEND, METER)),
+            ("sse,9,7,1,-,22,-,-,1,2,,0", (40, 22, 0, ESTIMATE, BACKEND)),
+            ("json,0,0,1,11,-,-,-,0,0,F,0", (11, 0, 0, BACKEND, BACKEND)),
+            ("grpc,9,7,1,11,-,-,-,1,2,F,80", (11, 20, 0, BACKEND, ESTIMATE)),
+        ],
+        ids=["messages, cut off", "output alone", "embeddings", "text alone"],
+    )
+    def test_takes_each_count_from_whoever_knows_it(self, meter, expected):
+        """A backend may tell the input and not the output, or the other way round."""
+        _, usage, *sources = counts(meter=meter)
+
+        told = (usage.input_tokens, usage.output_tokens, usage.cached_input_tokens)
+        assert expected == (*told, *sources)
+
+    @pytest.mark.parametrize(
+        ("facts", "tokens"),
+        [
+            ({"text_bytes": 90, "framing": 10}, 34),
+            ({"text_bytes": 0, "framing": 0}, 25),
+            ({"text_bytes": 90, "framing": 40}, 25),
+            ({"text_bytes": 1, "framing": 0, "input_estimate": 10**8}, 99_999_999),
+        ],
+        ids=["as in the prompt", "no prompt", "framing alone", "never too many"],
+    )
+    def test_estimates_the_tokens_of_text_without_counts(self, facts, tokens):
+        """A Triton model that counts nothing is billed by the length of its text."""
+        facts = msgspec.structs.replace(FACTS, **facts)
+        usage = TokenUsage(facts.input_estimate, tokens)
+
+        assert (UsageKind.FINAL, usage, ESTIMATE, ESTIMATE) == counts(
+            facts=facts.encode().decode(), meter="grpc,9,7,0,-,-,-,-,1,2,F,100"
+        )
+
+    @pytest.mark.parametrize(
+        "meter",
+        [
+            "sse,1,0,0,-,-,-,-,0,0,B,0",
+            "json,0,0,1,11,0,-,-,0,0,B,0",
+            "grpc,0,0,0,-,-,-,-,0,0,B,0",
+        ],
+    )
+    def test_an_error_in_the_body_is_not_sold_either(self, meter):
+        """Who fails with status 200 before any output failed all the same."""
+        assert (UsageKind.FINAL, NOTHING, BACKEND, BACKEND) == counts(meter=meter)
+
+    def test_output_before_an_error_is(self):
+        """What the client got it pays; the rest is not final."""
+        assert (UsageKind.PARTIAL, COUNTED, BACKEND, BACKEND) == counts(
+            meter=METERED.replace("F", "B")
         )
 
     def test_a_zero_of_the_backend_is_a_value(self):
         """An explicit zero is not a missing usage."""
         assert (UsageKind.FINAL, NOTHING, BACKEND, BACKEND) == counts(
-            meter="json,0,0,1,0,0,-,-,0,0,F"
+            meter="json,0,0,1,0,0,-,-,0,0,F,0"
         )
 
 
@@ -218,7 +273,7 @@ class TestText:
             {"exchange": "not-an-id"},
             {"started_at": "yesterday"},
             {"meter": "sse,1,2"},
-            {"meter": "sse,1,1,1,x,22,-,-,0,0,F"},
+            {"meter": "sse,1,1,1,x,22,-,-,0,0,F,0"},
         ],
     )
     def test_refuses_an_admitted_line_with_a_value_that_is_none(self, wrong):

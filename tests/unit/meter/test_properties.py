@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.meter import corpus
+from tests.unit.meter import corpus, shapes
 from tests.unit.meter.lua_meter import metered, metered_json
 from tests.unit.meter.reference import expected
 
@@ -55,16 +55,63 @@ def _choices(draw: st.DrawFn) -> dict[str, Any]:
     return choice
 
 
+_ERRORS = st.builds(
+    lambda text, error: error | {"content": text},
+    _TEXTS,
+    st.sampled_from(
+        [
+            {"error": {"message": "x"}},
+            {"error": "x"},
+            {"type": "error", "error": {"message": "x"}},
+            {"type": "error", "message": "x"},
+            {"object": "error", "message": "x"},
+            {"type": "response.failed", "response": {"error": {"message": "x"}}},
+        ]
+    ),
+)
+_OTHERS = st.one_of(
+    st.builds(lambda text: {"type": "response.x.delta", "delta": text}, _TEXTS),
+    st.builds(
+        lambda name, text: {"type": "content_block_delta", "delta": {name: text}},
+        st.sampled_from(["text", "partial_json", "thinking", "signature"]),
+        _TEXTS,
+    ),
+    st.builds(
+        lambda inner, usage: {inner: {"text": "usage", "usage": usage}},
+        st.sampled_from(["message", "response", "item"]),
+        st.none()
+        | st.fixed_dictionaries(
+            {"input_tokens": _COUNTS, "output_tokens": _COUNTS},
+            optional={
+                "cache_read_input_tokens": _COUNTS,
+                "cache_creation_input_tokens": _COUNTS,
+            },
+        ),
+    ),
+    st.builds(lambda output: {"usage": {"output_tokens": output}}, _COUNTS),
+    # The length is that of the JSON, which may write other letters in two ways.
+    st.builds(
+        shapes.generated,
+        _COUNTS,
+        st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=6)
+        | st.just(corpus.SPOOF),
+    ),
+)
+
+
 @st.composite
 def _payloads(draw: st.DrawFn) -> list[bytes]:
     """The data lines of one event; JSON may run over several lines."""
-    match draw(st.sampled_from(["chunk", "chunk", "usage", "error", "done", "text"])):
+    kinds = ["chunk", "chunk", "usage", "error", "done", "text", "other", "other"]
+    match draw(st.sampled_from(kinds)):
         case "done":
             return [b"data: [DONE]"]
         case "text":
             return [b"data: hello"]
         case "error":
-            payload: dict[str, Any] = {"error": {"content": draw(_TEXTS)}}
+            payload: dict[str, Any] = draw(_ERRORS)
+        case "other":
+            payload = draw(_OTHERS)
         case "usage":
             payload = {"choices": [], "usage": draw(_usages())}
         case _:
@@ -87,7 +134,15 @@ def _payloads(draw: st.DrawFn) -> list[bytes]:
 def _streams(draw: st.DrawFn) -> bytes:
     lines = list[bytes]()
     others = st.sampled_from(
-        [b": ping", b"event: x", b": usage 1,2", b": usage 1,2,3 ", b"data", b"id: 1"]
+        [
+            b": ping",
+            b"event: x",
+            b"event: error",
+            b": usage 1,2",
+            b": usage 1,2,3 ",
+            b"data",
+            b"id: 1",
+        ]
     )
     for _ in range(draw(st.integers(0, 5))):
         if draw(st.booleans()):
@@ -109,12 +164,14 @@ def _pieces(draw: st.DrawFn, stream: bytes) -> list[bytes]:
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.data(), _streams(), st.booleans())
-def test_any_stream(data, stream, strip):
+@given(st.data(), _streams(), st.booleans(), st.booleans())
+def test_any_stream(data, stream, strip, foreign):
     """Counts and bytes are those of the reference, for any stream and any cut."""
     pieces = data.draw(_pieces(stream))
 
-    assert metered(pieces, strip=strip) == expected(stream, strip=strip)
+    got = metered(pieces, strip=strip, foreign=foreign)
+
+    assert got == expected(stream, strip=strip, foreign=foreign)
 
 
 @settings(max_examples=500, deadline=None)
@@ -165,4 +222,4 @@ def test_any_document(data, document, usage):
         usage.get("prompt_tokens_details", {}).get("cached_tokens", "-"),
         usage.get("completion_tokens_details", {}).get("reasoning_tokens", "-"),
     ]
-    assert metered_json(pieces) == f"json,0,0,1,{','.join(map(str, counts))},0,0,F"
+    assert metered_json(pieces) == f"json,0,0,1,{','.join(map(str, counts))},0,0,F,0"
