@@ -12,7 +12,7 @@ from tollhouse.adapters.address import Address
 from tollhouse.adapters.configuration import Configuration
 from tollhouse.cli.parts import LOCAL_CLUSTER
 from tollhouse.cli.unusable import UnusableError
-from tollhouse.core.catalog import Provider
+from tollhouse.core.catalog import Operation, Provider
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class Backend:
     address: Address
     trusted_ca: Path | None
     """Certificates that vouch for it; None: plain HTTP."""
+    key_file: Path | None = None
+    """Holds the key it asks for; None: it asks for none."""
 
     @classmethod
     def parse(cls, url: str) -> Self:
@@ -62,6 +64,17 @@ class Backend:
             raise UnusableError(f"--backend-ca: {error}") from error
         return dataclasses.replace(self, trusted_ca=authorities.absolute())
 
+    def with_key(self, file: Path) -> Self:
+        """Show it the key in this file. Raises UnusableError."""
+        # Dear to import, as all of Envoy's types.
+        from tollhouse.cli.envoy_credential import check_key_file  # noqa: PLC0415
+
+        try:
+            check_key_file(file)
+        except UnusableError as error:
+            raise UnusableError(f"--backend-key-file: {error}") from error
+        return dataclasses.replace(self, key_file=file.absolute())
+
     @property
     def host(self) -> str:
         """The Host header it expects."""
@@ -69,12 +82,23 @@ class Backend:
 
 
 def for_backend(configuration: Configuration) -> Configuration:
-    """Return the configuration with all models served by the one backend."""
+    """Return the configuration with all models served by the one backend.
+
+    Whose server it is, and how it calls them, is theirs to say. There is nobody to
+    fall back to.
+    """
     models = {
         name: model.model_copy(
-            update={"cluster": LOCAL_CLUSTER, "provider": Provider.OPENAI}
+            update={
+                "cluster": LOCAL_CLUSTER,
+                "provider": Provider.OPENAI,
+                "operations": served,
+                "fallback": (),
+                "triton": None,
+            }
         )
         for name, model in configuration.models.items()
+        if (served := model.operations - {Operation.INFER})
     }
     return configuration.model_copy(update={"models": models})
 

@@ -94,6 +94,13 @@ def add_parser(
         help="PEM: the authorities that sign its certificate (default: the system's)",
     )
     parser.add_argument(
+        "--backend-key-file",
+        type=Path,
+        metavar="FILE",
+        help="the key it asks for, sent as Bearer; a replaced file counts without a"
+        " restart",
+    )
+    parser.add_argument(
         "--tls-cert",
         type=Path,
         metavar="FILE",
@@ -205,6 +212,10 @@ def _run(args: argparse.Namespace) -> None:
 
 def _backend(args: argparse.Namespace) -> Backend | None:
     backend: Backend | None = args.backend
+    if args.backend_key_file is not None:
+        if backend is None:
+            raise UnusableError("--backend-key-file needs --backend URL")
+        backend = backend.with_key(args.backend_key_file)
     if args.backend_ca is None:
         return backend
     if backend is None or backend.trusted_ca is None:

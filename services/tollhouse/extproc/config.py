@@ -30,7 +30,8 @@ class Settings(RedisSettings, TlsSettings):
     envoy_admin: str | None = Field(
         None,
         description="Envoy's admin listener, host:port or unix:/path, to rotate the "
-        "ledger with; without it nothing is rotated",
+        "ledger with and to ask for healthy backends; without it nothing is rotated, "
+        "and no fallback is used",
     )
     ledger_rotate_bytes: int = Field(
         LARGEST_BYTES, ge=1, description="size from which the ledger is rotated"

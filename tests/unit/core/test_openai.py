@@ -321,12 +321,6 @@ class TestUsage:
 
         assert {"x": [1], "include_usage": True} == sent["stream_options"]
 
-    def test_asks_a_foreign_backend_for_usage_on_every_event(self):
-        """Only continuous usage makes an aborted stream exact."""
-        sent, _ = forward(chat(stream=True), provider=Provider.OPENAI)
-
-        assert True is sent["stream_options"]["continuous_usage_stats"]
-
     def test_leaves_an_unstreamed_request_alone(self):
         """stream_options without a stream is an error at the backends."""
         sent, _ = forward(chat())
