@@ -54,6 +54,9 @@ def forwarded(request: Request, model: Model) -> tuple[bytes, bool]:
     fields = dict(request.fields)
     if is_foreign:
         fields = traits.taken(request.operation, fields)
+        if request.operation is Operation.RESPONSES:
+            # Kept by default, where no route of ours would ever lead again.
+            fields["store"] = _raw(value=False)
     name = model.backend_model or model.name
     if name != request.model:
         fields["model"] = _raw(name)

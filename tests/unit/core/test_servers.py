@@ -191,3 +191,9 @@ def test_a_cap_above_the_models_is_refused_by_the_clients_name(operation, name):
     with pytest.raises(Problem) as caught:
         sent(Server.OTHER, operation, **{name: 1025})
     assert name == caught.value.param
+
+
+@pytest.mark.parametrize("server", Server)
+def test_no_server_is_to_keep_a_response(server):
+    """No route of ours would lead to it again."""
+    assert sent(server, Operation.RESPONSES)["store"] is False
