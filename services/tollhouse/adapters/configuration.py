@@ -193,7 +193,19 @@ def _conflicts(configuration: Configuration) -> Iterator[str]:
                     f"{path}.{name}: can't be counted exactly with burst_seconds "
                     f"{allowance.burst_seconds:g}; use {largest:_} or less"
                 )
+    yield from _fallback_conflicts(catalog)
     yield from _issuer_conflicts(catalog)
+
+
+def _fallback_conflicts(catalog: Catalog) -> Iterator[str]:
+    for name, model in catalog.models.items():
+        path = f"models.{name}.fallback"
+        for other in model.fallback:
+            if other not in catalog.models:
+                known = ", ".join(catalog.models)
+                yield f"{path}: there is no model {other}; known: {known}"
+            elif catalog.models[other].cluster == model.cluster:
+                yield f"{path}: {other} is on the same cluster, so down with it"
 
 
 def _issuer_conflicts(catalog: Catalog) -> Iterator[str]:

@@ -15,6 +15,7 @@ from pydantic import (
 
 from tollhouse.core.catalog import (
     MODEL_NAME,
+    Flow,
     Model,
     Operation,
     Plan,
@@ -22,6 +23,8 @@ from tollhouse.core.catalog import (
     Prices,
     Provider,
     RedisDown,
+    Server,
+    Triton,
     Weights,
 )
 from tollhouse.core.limits import (
@@ -32,6 +35,7 @@ from tollhouse.core.limits import (
     MOST_MONEY,
     Allowance,
 )
+from tollhouse.core.servers import SERVERS
 
 FOLDER = "folder"
 """In the validation's context: what relative paths start from."""
@@ -39,6 +43,8 @@ FOLDER = "folder"
 # Strict: YAML's `yes` must not become the number 1.
 Count = Annotated[int, Field(ge=1, le=MOST, strict=True)]
 Name = Annotated[str, Field(pattern=f"^{MODEL_NAME}$")]
+# Whatever the server was told to call it: a repository, a path, with spaces.
+ForeignName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,256}$")]
 Burst = Annotated[float, Field(ge=0.001, le=LONGEST_BURST_SECONDS)]
 # Four places: a price per million tokens is then a whole number of MONEY per token.
 Money = Annotated[Decimal, Field(gt=0, le=MOST_MONEY, decimal_places=4)]
@@ -106,6 +112,15 @@ class PricesSection(Section):
         )
 
 
+class TritonSection(Section):
+    """A model's Triton, for clients that speak its own protocols."""
+
+    grpc: Name
+    http: Name
+    model: ForeignName | None = None
+    flow: Flow = Flow.ENSEMBLE
+
+
 class ModelSection(Section):
     """One model."""
 
@@ -124,6 +139,10 @@ class ModelSection(Section):
     hold_seconds: Annotated[float, Field(ge=0, le=5)] = 0.0
     inject_default: bool | None = None
     created: Annotated[int, Field(ge=0)] = 0
+    server: Server | None = None
+    backend_model: ForeignName | None = None
+    fallback: tuple[Name, ...] = ()
+    triton: TritonSection | None = None
 
     @field_validator("tokenizer")
     @classmethod
@@ -136,6 +155,25 @@ class ModelSection(Section):
             raise ValueError("default_output_tokens is above max_output_tokens")
         if self.max_output_tokens > self.context:
             raise ValueError("max_output_tokens is above context")
+        return self
+
+    @model_validator(mode="after")
+    def _infers(self) -> "ModelSection":
+        if Operation.INFER in self.operations and self.triton is None:
+            raise ValueError("operation infer needs triton: {grpc: …, http: …}")
+        return self
+
+    @model_validator(mode="after")
+    def _foreign(self) -> "ModelSection":
+        if self.provider is not Provider.OPENAI:
+            for name in ("server", "backend_model"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} is of use with provider: openai only")
+            return self
+        server = self.server or Server.OTHER
+        served = SERVERS[server].operations | {Operation.INFER}  # that is Triton's own
+        if unserved := sorted(self.operations - served):
+            raise ValueError(f"{server} does not serve {', '.join(unserved)}")
         return self
 
     def model(self, name: str) -> Model:
@@ -161,7 +199,15 @@ class ModelSection(Section):
             capacity=self.capacity,
             hold_seconds=self.hold_seconds,
             tokenizer=self.tokenizer,
+            server=self.server or Server.OTHER,
+            backend_model=self.backend_model,
+            fallback=self.fallback,
+            triton=None if self.triton is None else _triton(self.triton, name),
         )
+
+
+def _triton(section: TritonSection, name: str) -> Triton:
+    return Triton(section.grpc, section.http, section.model or name, section.flow)
 
 
 class PlanSection(Section):

@@ -6,6 +6,8 @@ stack knows the value:
     ADMISSION_PROOF      the header value that opens routes to backends
     ledger.jsonl         path of the ledger (file access log)
     meter.lua            path of the meter
+    meter_grpc.lua       path of the meter of gRPC, beside it
+    errors.lua           path of the script for errors, beside the meter
     addresses            of listener, admin and of every cluster's endpoints
 
 It is read through envoy-data-plane's classes, which know every field of Envoy's API: a
@@ -46,6 +48,7 @@ from envoy_data_plane.envoy.extensions.access_loggers.file.v3 import FileAccessL
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
 from tollhouse.adapters.address import ANY_HOST, Address
+from tollhouse.cli.envoy_credential import inject_credential
 from tollhouse.cli.envoy_tls import Tls, downstream_socket, upstream_socket
 from tollhouse.cli.envoy_types import read_message, to_json_message, walk
 from tollhouse.cli.unusable import UnusableError
@@ -53,6 +56,9 @@ from tollhouse.cli.unusable import UnusableError
 ADMISSION_PROOF = "ADMISSION_PROOF"
 LEDGER = "ledger.jsonl"
 METER = "meter.lua"
+METER_GRPC = "meter_grpc.lua"
+ERRORS = "errors.lua"
+_SCRIPTS = frozenset({METER, METER_GRPC, ERRORS})
 
 
 class BootstrapError(UnusableError):
@@ -70,8 +76,11 @@ class Edge:
     proof: str
     ledger: Path
     meter: Path
+    """The other scripts are beside it."""
     tls: Mapping[str, Tls] = dataclasses.field(default_factory=dict)
     """Clusters to be reached over TLS."""
+    credentials: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    """Clusters that want a key of ours, and the file that leads to it."""
     secret: Path | None = None
     """Where the certificate for clients stands; None: they come without TLS."""
     domains: Sequence[str] = ()
@@ -145,9 +154,9 @@ class _Filled:
             case FileAccessLog() if Path(message.path).name == LEDGER:
                 self._met.add(LEDGER)
                 message.path = str(edge.ledger)
-            case DataSource(filename=str() as file) if Path(file).name == METER:
-                self._met.add(METER)
-                message.filename = str(edge.meter)
+            case DataSource(filename=str() as file) if Path(file).name in _SCRIPTS:
+                self._met.add(Path(file).name)
+                message.filename = str(edge.meter.with_name(Path(file).name))
             case FilterChain() if edge.secret is not None:
                 message.transport_socket = downstream_socket(edge.secret)
             case VirtualHost():
@@ -158,7 +167,7 @@ class _Filled:
                 self._fill_cluster(message)
 
     def faults(self) -> Iterator[str]:
-        for what in ("listener", "admin", ADMISSION_PROOF, LEDGER, METER):
+        for what in ("listener", "admin", ADMISSION_PROOF, LEDGER, METER, ERRORS):
             if what not in self._met:
                 yield f"has no `{what}`, so the running stack's value has no place"
         for name in sorted(set(self._edge.clusters) - self._clusters):
@@ -183,6 +192,8 @@ class _Filled:
         )
         if tls := self._edge.tls.get(cluster.name):
             cluster.transport_socket = upstream_socket(tls)
+        if secret_file := self._edge.credentials.get(cluster.name):
+            inject_credential(cluster, secret_file)
 
 
 def _add_domains(host: VirtualHost, listen: str, names: Sequence[str]) -> None:

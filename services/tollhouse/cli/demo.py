@@ -11,6 +11,7 @@ from tollhouse.adapters.redis.access import RedisAccess
 from tollhouse.adapters.redis.keyring import Keyring
 from tollhouse.adapters.redis.records import ACTIVE, DELETED
 from tollhouse.cli.state import write_secret
+from tollhouse.core.identity import DEFAULT_SCOPES, Permission
 
 TENANT = "demo"
 """Also the name of its plan, where the configuration has one of that name."""
@@ -33,7 +34,11 @@ def demo_key(
                 kept_in.chmod(0o600)
                 return kept
         tenant = _demo_tenant(keyring, configuration)
-        key, _ = keyring.create_key(tenant, labels=["made by tollhouse up"])
+        key, _ = keyring.create_key(
+            tenant,
+            scopes=f"{DEFAULT_SCOPES} {Permission.INFER_WRITE}",
+            labels=["made by tollhouse up"],
+        )
     write_secret(kept_in, key)
     return key
 

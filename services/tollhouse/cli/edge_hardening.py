@@ -20,7 +20,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     HttpConnectionManagerPathWithEscapedSlashesAction as EscapedSlashes,
 )
 
-PRIVATE_HEADERS = ("authorization", "cookie", "accept-encoding")
+PRIVATE_HEADERS = ("authorization", "x-api-key", "cookie", "accept-encoding")
 """What no backend may get: secrets, and leave to blind the meter."""
 _ANYTHING = re.compile(r"(?<!\\)\.[*+?{]")
 

@@ -43,8 +43,13 @@ from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutatio
 from envoy_data_plane.google.protobuf import Any as PbAny
 
 from tollhouse.adapters.configuration import Configuration
-from tollhouse.cli import edge_hardening
-from tollhouse.cli.bootstrap import METER
+from tollhouse.cli import (
+    edge_fallback,
+    edge_hardening,
+    edge_streams,
+    envoy_credential,
+)
+from tollhouse.cli.bootstrap import ERRORS, METER
 
 PROOF_HEADER = "x-tollhouse-admitted"
 OUR_PREFIX = "x-tollhouse-"
@@ -62,6 +67,8 @@ def findings(bootstrap: Bootstrap, configuration: Configuration) -> Iterator[str
     """Yield `place: what is wrong; remedy` for the two files together."""
     yield from _model_findings(bootstrap, configuration)
     yield from edge_hardening.admin_findings(bootstrap)
+    yield from envoy_credential.findings(bootstrap)
+    yield from edge_fallback.findings(bootstrap, configuration)
     resources = bootstrap.static_resources
     has_manager = False
     for number, listener in enumerate(resources.listeners if resources else ()):
@@ -82,12 +89,19 @@ def _model_findings(
     resources = bootstrap.static_resources
     clusters = [cluster.name for cluster in resources.clusters] if resources else []
     for name, model in configuration.models.items():
-        if model.cluster not in clusters:
-            yield (
-                f"static_resources.clusters: model `{name}` of tollhouse.yaml goes to"
-                f" cluster `{model.cluster}`, which is not here; add it, or name one of"
-                f" {', '.join(clusters) or 'none'} in models.{name}.cluster"
-            )
+        named = {"cluster": model.cluster}
+        if model.triton is not None:
+            named |= {
+                "triton.grpc": model.triton.grpc,
+                "triton.http": model.triton.http,
+            }
+        for field, cluster in named.items():
+            if cluster not in clusters:
+                yield (
+                    f"static_resources.clusters: model `{name}` of tollhouse.yaml goes"
+                    f" to cluster `{cluster}`, which is not here; add it, or name one"
+                    f" of {', '.join(clusters) or 'none'} in models.{name}.{field}"
+                )
     for name in ("authz", "extproc"):
         if name not in clusters:
             yield f"static_resources.clusters: has no cluster `{name}`; add it"
@@ -130,6 +144,7 @@ def _filters(manager: hcm.HttpConnectionManager) -> list[Message | None]:
 def _manager_findings(path: str, manager: hcm.HttpConnectionManager) -> Iterator[str]:
     yield from _filter_findings(f"{path}.http_filters", _filters(manager))
     yield from edge_hardening.manager_findings(path, manager)
+    yield from edge_streams.findings(path, manager)
     if not any(
         _strips_ours(item.typed_config)
         for item in manager.early_header_mutation_extensions
@@ -163,8 +178,14 @@ def _filter_findings(path: str, filters: list[Message | None]) -> Iterator[str]:
     order = [type(it) for it in filters]
     if Buffer not in order or order.index(Buffer) != 0:
         yield f"{path}: `buffer` must come first, or fast uploads hang; move it up"
-    if not any(isinstance(it, Lua) and _is_meter(it) for it in filters):
+    scripts = [it for it in filters if isinstance(it, Lua)]
+    if not any(_runs(METER, it) for it in scripts):
         yield f"{path}: the meter (meter.lua) is missing, so nothing is counted; add it"
+    if not any(_runs(ERRORS, it) for it in scripts):
+        yield (
+            f"{path}: errors.lua is missing, so what foreign backends say of their"
+            " failures reaches clients; add it"
+        )
     for kind, name in ((ExtAuthz, "ext_authz"), (ExternalProcessor, "ext_proc")):
         if kind not in order:
             yield f"{path}: `{name}` is missing; add it before the router"
@@ -176,13 +197,13 @@ def _filter_findings(path: str, filters: list[Message | None]) -> Iterator[str]:
         place = f"{path}[{number}].typed_config"
         if isinstance(item, ExtAuthz | ExternalProcessor):
             yield from _fail_closed_findings(place, item)
-        if isinstance(item, ExternalProcessor):
+        if isinstance(item, ExternalProcessor) and not edge_streams.is_duplex(item):
             yield from _mode_findings(f"{place}.processing_mode", item)
 
 
-def _is_meter(item: Lua) -> bool:
+def _runs(script: str, item: Lua) -> bool:
     source = item.default_source_code
-    return bool(source and (source.filename or "").endswith(METER))
+    return bool(source and (source.filename or "").endswith(script))
 
 
 def _fail_closed_findings(

@@ -181,11 +181,13 @@ def render_repository(
     parameters: EngineParameters | None = None,
     model: str = MODEL,
     contract: str = "ensemble",
+    decoupled: bool = True,
 ) -> Path:
     """Write a Triton model repository with the simulated engine; return its path.
 
     An existing model of this name is replaced. `truth_log` is appended to by the
-    engine, one JSON line for each request that reached it.
+    engine, one JSON line for each request that reached it. Without `decoupled` it
+    answers each request once, as unary inference needs it.
     """
     engine = engine_dir()
     chosen = parameters or EngineParameters()
@@ -195,6 +197,7 @@ def render_repository(
             chosen.kv_blocks, math.ceil(chosen.max_seq_len / chosen.tokens_per_block)
         ),
         "contract": contract,
+        "decoupled": decoupled,
         "release_dir": engine / "release",
         "corpus_file": engine / "corpus.txt",
         "truth_log": truth_log.resolve(),
@@ -206,6 +209,8 @@ def render_repository(
     for source in sorted((engine / "model").glob("*.py")):
         shutil.copyfile(source, version / source.name)
     tensors = (engine / "model" / f"{contract}.pbtxt").read_text()
+    if not decoupled:
+        tensors = tensors.replace("decoupled: true", "decoupled: false")
     rendered = "".join(
         f"parameters {{ key: {_quoted(key)} "
         f"value {{ string_value: {_quoted(value)} }} }}\n"

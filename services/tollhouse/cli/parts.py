@@ -20,6 +20,7 @@ from tollhouse.cli.probes import grpc_serves, http_answers, redis_answers
 from tollhouse.cli.redis_users import OPERATOR
 from tollhouse.cli.state import StateDirectory, write_secret
 from tollhouse.cli.supervisor import Part
+from tollhouse.core.catalog import Operation
 
 LOCAL_CLUSTER = engine.MODEL
 """The cluster of envoy.yaml that leads to the local frontend."""
@@ -126,6 +127,11 @@ class Stack:
     def secret(self) -> Path:
         """Where Envoy finds out about the certificate for clients."""
         return self.state.run / "edge-certificate.json"
+
+    @property
+    def credential(self) -> Path:
+        """Where Envoy finds out about the key for the backend."""
+        return self.state.run / "backend-credential.json"
 
     def parts(self) -> list[Part]:
         """All parts, in an order that reads well in the terminal."""
@@ -317,6 +323,16 @@ def local_engine(
     repository = engine.render_repository(
         state.run / "models", truth_log=state.truth_log, parameters=parameters
     )
+    # Of one that serves nothing else no frontend needs the stream of tokens.
+    for name, model in models.items():
+        if model.triton is not None and model.operations == {Operation.INFER}:
+            engine.render_repository(
+                repository,
+                truth_log=state.truth_log,
+                parameters=parameters,
+                model=model.triton.model or name,
+                decoupled=False,
+            )
     process = engine.server_process(
         tools, repository, ports, prefix, environ=base_environment()
     )
@@ -327,6 +343,7 @@ def local_engine(
             "contract": "ensemble",
             "release_dir": str(engine.release_dir()),
             "context": model.context,
+            "tool_parser": "hermes",
         }
         for name, model in models.items()
     }

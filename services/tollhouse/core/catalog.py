@@ -42,6 +42,41 @@ class Provider(StrEnum):
     """A server that speaks OpenAI's API itself (vLLM, trtllm-serve, …)."""
 
 
+class Server(StrEnum):
+    """Which server that is; `core.servers` knows what each takes."""
+
+    VLLM = "vllm"
+    TRTLLM_SERVE = "trtllm-serve"
+    TRITON_OPENAI = "triton-openai"
+    """NVIDIA's OpenAI frontend of Triton."""
+    SGLANG = "sglang"
+    NIM = "nim"
+    OTHER = "other"
+    """Any: it gets nothing but what OpenAI documents."""
+
+
+class Flow(StrEnum):
+    """Which of TensorRT-LLM's flows a model is; they name tensors differently."""
+
+    ENSEMBLE = "ensemble"
+    BLS = "tensorrt_llm_bls"
+    LLMAPI = "llmapi"
+    """Tells no token counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Triton:
+    """Where a model's Triton is for clients that speak its own protocols.
+
+    `grpc` and `http` are clusters; `model` is its name in the repository.
+    """
+
+    grpc: str
+    http: str
+    model: str
+    flow: Flow = Flow.ENSEMBLE
+
+
 @dataclass(frozen=True, slots=True)
 class Weights:
     """Units per token of each type; limits count units."""
@@ -69,6 +104,10 @@ class Model:
     may name. `bytes_per_token` turns text into an input estimate until the model's own
     ratio is learned; `tokenizer` is a tokenizer.json that counts exactly instead.
 
+    Of an OpenAI provider, `server` is which it is and `backend_model` how it calls the
+    model, None: as we do. `fallback` names models that serve instead, the first that
+    can, while no host of `cluster` is healthy. `triton`: what serves `infer`.
+
     `limits` are those of all tenants together. `capacity` is how many units in flight
     saturate the model, None: nothing does; a request over it may be held for
     `hold_seconds` before it is refused.
@@ -90,6 +129,10 @@ class Model:
     capacity: int | None = None
     hold_seconds: float = 0.0
     tokenizer: Path | None = None
+    server: Server = Server.OTHER
+    backend_model: str | None = None
+    fallback: tuple[str, ...] = ()
+    triton: Triton | None = None
 
 
 class Policy(StrEnum):

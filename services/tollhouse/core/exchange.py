@@ -2,7 +2,8 @@
 
                 ┌── beat ──┐
     RESERVE ──▶ RESERVED ◀─┘ ── settle ──▶ SETTLED ◀── settle (adjusts) ── ABANDONED
-                │        └── reap ────────────────────────────────────────▶ ┘
+                │  ▲  │  └── reap ────────────────────────────────────────▶ ┘
+                │  └──┘ reserve (a further request)
                 └── release ──▶ RELEASED ── settle ──▶ SETTLED
 
 A pure function (stored state, event) → (new state, record, what the limits get). Each
@@ -34,10 +35,16 @@ So this is for how long Redis may be away before budgets miss what was admitted 
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Room was found in every limit; take it."""
+    """Room was found in every limit; take it.
+
+    `ordinal` counts the requests of the exchange, of which a stream has several;
+    `costs` are of this one, `facts` of all up to it.
+    """
 
     exchange_id: str
     facts: Facts
+    costs: Costs
+    ordinal: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +104,12 @@ Event = Reserve | Release | Beat | Settlement | Reap
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """Open: holds a lease; `charged` is taken from the limits."""
+    """Open: holds a lease; `charged` is taken from the limits, for `requests`."""
 
     facts: Facts
     charged: Costs
     last_beat: Beat | None = None
+    requests: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +170,21 @@ def advance(stored: Stored, event: Event, now_ms: int) -> Outcome:
 
 
 def _reserve(stored: Stored, event: Reserve) -> Outcome:
-    if stored is not None:
-        return Outcome(stored)
-    costs = Costs.of(event.facts)
-    return Outcome(Reserved(event.facts, costs), costs=costs, requests=1)
+    match stored:
+        case None:
+            # Of a further request, too: Redis was away, or has lost what was before it.
+            before = Reserved(event.facts, NOTHING, requests=0)
+        case Reserved(requests=known) if event.ordinal > known:
+            before = stored
+        case _:
+            return Outcome(stored)
+    after = replace(
+        before,
+        facts=event.facts,
+        charged=before.charged + event.costs,
+        requests=event.ordinal,
+    )
+    return Outcome(after, costs=event.costs, requests=1)
 
 
 def _beat(stored: Stored, event: Beat, now_ms: int) -> Outcome:
@@ -179,7 +198,7 @@ def _beat(stored: Stored, event: Beat, now_ms: int) -> Outcome:
         event = _joined(last, event)
     charged = stored.charged.at_least(_used(event))
     return Outcome(
-        Reserved(stored.facts, charged, event),
+        replace(stored, charged=charged, last_beat=event),
         costs=charged - stored.charged,
         late_ms=max(0, now_ms - event.at_ms) if is_new else 0,
     )
@@ -255,7 +274,8 @@ def _release(stored: Stored, event: Release, now_ms: int) -> Outcome:
         case None | Released():
             return Outcome(Released())
         case Reserved():
-            return Outcome(Released(), costs=NOTHING - stored.charged, requests=-1)
+            costs, requests = NOTHING - stored.charged, -stored.requests
+            return Outcome(Released(), costs=costs, requests=requests)
         case Abandoned():
             reaped = stored.record
             nothing = nothing_used(

@@ -56,6 +56,11 @@ class Kind(Enum):
     TENANT_SUSPENDED = (403, "permission_error", "tenant_suspended")
     NOT_FOUND = (404, "invalid_request_error", None)
     MODEL_NOT_FOUND = (404, "invalid_request_error", "model_not_found")
+    UNSUPPORTED_ENCODING = (
+        415,
+        "invalid_request_error",
+        "unsupported_content_encoding",
+    )
     RATE_LIMITED = (429, "rate_limit_error", "rate_limit_exceeded")
     NEVER_FITS = (429, "rate_limit_error", "request_too_large_for_limit")
     INSUFFICIENT_QUOTA = (429, "insufficient_quota", "insufficient_quota")
@@ -91,7 +96,17 @@ _ANTHROPIC = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-_GRPC = {400: 3, 401: 16, 403: 7, 404: 5, 429: 8, 502: 14, 503: 14, 504: 4}
+_GRPC = {
+    400: 3,
+    401: 16,
+    403: 7,
+    404: 5,
+    415: 12,
+    429: 8,
+    502: 14,
+    503: 14,
+    504: 4,
+}
 
 
 @dataclass(eq=False)

@@ -1,8 +1,11 @@
 """A reservation, and what a limiter answers to it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tollhouse.core.limits import Debit, Limit
+from msgspec.structs import replace
+
+from tollhouse.core.limits import Debit, Limit, Measure
 from tollhouse.core.usage import Facts
 
 
@@ -26,6 +29,10 @@ class Reservation:
     the fleet and of the tenant in any order, at most one of a scope and measure.
     `is_held`: it was refused a moment ago and asks again by itself; to such no room is
     promised that others then wait behind.
+
+    A stream asks once more for each further request. `ordinal` counts them, from 1;
+    `facts` are of the one that asks, `so_far` of those before it, with their debits.
+    Its `limits` are then `further_limits`.
     """
 
     exchange_id: str
@@ -33,6 +40,44 @@ class Reservation:
     limits: tuple[Limit, ...]
     typical: Typical = Typical()
     is_held: bool = False
+    ordinal: int = 1
+    so_far: Facts | None = None
+
+    @property
+    def whole(self) -> Facts:
+        """Facts of all requests of the exchange up to this one."""
+        return self.facts if self.so_far is None else joined(self.so_far, self.facts)
+
+
+def further_limits(limits: Iterable[Limit], so_far: Facts) -> tuple[Limit, ...]:
+    """Those that a further request of an exchange is judged by.
+
+    The ones it is charged to already, whatever was configured meanwhile: it ends with
+    one settlement. It has its place among the running ones.
+    """
+    charged = {(it.scope, it.measure) for it in so_far.debits}
+    return tuple(
+        it
+        for it in limits
+        if (it.scope, it.measure) in charged and it.measure is not Measure.CONCURRENT
+    )
+
+
+def joined(so_far: Facts, further: Facts) -> Facts:
+    """Facts of an exchange that got a further request; both of one model and key."""
+    caps = so_far.output_cap, further.output_cap
+    known = [cap for cap in caps if cap is not None]
+    return replace(
+        so_far,
+        reserved_units=so_far.reserved_units + further.reserved_units,
+        input_estimate=so_far.input_estimate + further.input_estimate,
+        output_estimate=so_far.output_estimate + further.output_estimate,
+        text_bytes=so_far.text_bytes + further.text_bytes,
+        framing=so_far.framing + further.framing,
+        choices=so_far.choices + further.choices,
+        # Of several only the largest bounds each of them.
+        output_cap=max(known) if len(known) == len(caps) else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)

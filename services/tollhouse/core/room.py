@@ -40,6 +40,10 @@ class Costs:
         )
         return cls(facts.reserved_units, money)
 
+    def __add__(self, other: "Costs") -> "Costs":
+        """Sum of each."""
+        return Costs(self.units + other.units, self.money + other.money)
+
     def __sub__(self, other: "Costs") -> "Costs":
         """Difference of each."""
         return Costs(self.units - other.units, self.money - other.money)

@@ -108,8 +108,9 @@ class Ladder:
         verdict = self._local.reserve(reservation, self._workers.share, self._now_ms())
         if isinstance(verdict, Granted):
             plans.granted += 1
-            facts = replace(reservation.facts, debits=verdict.debits)
-            self._note(admission_line(reservation.exchange_id, facts))
+            if reservation.so_far is None:  # else the ledger knows of the exchange
+                facts = replace(reservation.facts, debits=verdict.debits)
+                self._note(admission_line(reservation.exchange_id, facts))
         else:
             plans.refused += 1
         return verdict

@@ -26,10 +26,8 @@ from tollhouse.core.ids import created_ms
 from tollhouse.core.limits import Allowance
 from tollhouse.core.usage import decode_facts
 from tollhouse.extproc.ladder import Ladder
-from tollhouse.extproc.servicer import (
-    MOST_HELD_OF_TENANT,
-    ExternalProcessorServicer,
-)
+from tollhouse.extproc.reserving import MOST_HELD_OF_TENANT
+from tollhouse.extproc.servicer import ExternalProcessorServicer
 from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from tollhouse.pb.envoy.service.ext_proc.v3 import (
     external_processor_pb2_grpc as ext_proc_grpc,

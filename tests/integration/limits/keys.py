@@ -19,11 +19,10 @@ def exchange_text(stored):
             return "S"
         case ex.Released():
             return "X"
-        case ex.Reserved(facts, charged, None):
-            return f"R {charged.units} {charged.money}\n\n{facts.encode().decode()}"
-        case ex.Reserved(facts, charged, ex.Beat() as beat):
-            numbers = _numbers(beat, beat.first_ms, beat.at_ms)
-            head = f"R {charged.units} {charged.money}"
+        case ex.Reserved(facts, charged, beat, requests):
+            numbers = _numbers(beat, beat.first_ms, beat.at_ms) if beat else ""
+            more = f" {requests}" if requests > 1 else ""
+            head = f"R {charged.units} {charged.money}{more}"
             return f"{head}\n{numbers}\n{facts.encode().decode()}"
         case ex.Abandoned(charged, record):
             numbers = _numbers(record, record.first_token_ms or 0, record.ended_ms)

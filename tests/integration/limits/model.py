@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -36,6 +37,17 @@ def key_of(debit, facts):
 
 
 @dataclass
+class Told:
+    """What a slot answers, its limits by their place among those it was asked for."""
+
+    facts: Facts
+    levels: Sequence[int]
+    shadowed: Collection[int]
+    binding: int | None = None
+    wait_ms: float = 0
+
+
+@dataclass
 class Slot:
     """The exchanges of one slot, and what its limits are charged."""
 
@@ -60,12 +72,52 @@ class Slot:
         """Those of an exchange's debits that are in this slot."""
         return [it for it in facts.debits if it.scope.is_fleet == self.is_fleet]
 
+    def ask(self, reservation: Reservation, limits: list[Limit], facts: Facts):
+        """What RESERVE does and tells; `facts` with what was charged elsewhere.
+
+        Raises Over.
+        """
+        stored = self.exchanges.get(reservation.exchange_id)
+        if not isinstance(stored, ex.Reserved | None):
+            raise Over
+        ordinal, is_first = reservation.ordinal, reservation.so_far is None
+        is_new = stored is None or stored.requests < ordinal
+        debits, before, delays, start = self.judge(reservation, limits)
+        verdict = room.judge(limits, delays)
+        if is_new and verdict.binding is not None:
+            if verdict.wait_ms < math.inf and not reservation.is_held:
+                self.promise(facts, limits, debits, delays)
+            return Told(facts, before, (), verdict.binding, verdict.wait_ms)
+        if is_first:
+            taken = [it for n, it in enumerate(debits) if n not in verdict.shadowed]
+            if stored is not None and not is_new:
+                taken = self.debits(stored.facts)
+            facts = replace(facts, debits=(*facts.debits, *taken))
+        costs = Costs.of(reservation.facts)
+        if is_new:
+            event = ex.Reserve(reservation.exchange_id, facts, costs, ordinal)
+            self.take(facts, event, start)
+        charged = {(it.scope, it.measure) for it in facts.debits}
+        uncharged = [
+            n for n, it in enumerate(debits) if (it.scope, it.measure) not in charged
+        ]
+        levels = [
+            # By what it takes: the lease of a lost one may still count.
+            level + costs.of_measure(it.measure) * (is_new and n not in uncharged)
+            for n, (it, level) in enumerate(zip(debits, before, strict=True))
+        ]
+        shadowed = uncharged if is_first or not is_new else verdict.shadowed
+        return Told(facts, levels, shadowed)
+
     def judge(self, reservation: Reservation, limits: list[Limit]):
         """Levels, waits, and where a tenant's counter starts."""
         facts, id_ = reservation.facts, reservation.exchange_id
         is_new = self.exchanges.get(id_) is None
         at_ms = self.now_ms if is_new else created_ms(id_)
         debits = [room.debit(limit, at_ms) for limit in limits]
+        if reservation.so_far is not None:
+            charged = {(it.scope, it.measure): it for it in reservation.so_far.debits}
+            debits = [charged[it.scope, it.measure] for it in limits]
         levels: list[int] = []
         delays: list[float] = []
         start = None
@@ -146,15 +198,20 @@ class Slot:
             return self.flights[key].units
         return used
 
-    def take(self, id_, facts, start):
-        """Everything has room."""
+    def take(self, facts, event: ex.Reserve, start):
+        """Everything has room; a further request has its place already."""
+        id_ = event.exchange_id
+        if event.ordinal > 1:
+            self.advance(id_, facts, event, start)
+            self.leases[shards.leases(self.number)][id_] = self.now_ms + self.lease_ms
+            return
         for debit in self.debits(facts):
             if debit.measure is Measure.CONCURRENT:
                 leases = self.leases[key_of(debit, facts)]
                 for other, ends in list(leases.items()):
                     if ends <= self.now_ms:
                         del leases[other]
-        self.advance(id_, facts, ex.Reserve(id_, facts), start)
+        self.advance(id_, facts, event, start)
         self.lease(id_, facts)
 
     def advance(self, id_, facts, event, start=None):
@@ -303,56 +360,42 @@ class Model:
 
         Raises Over.
         """
-        limits, id_ = reservation.limits, reservation.exchange_id
+        limits = reservation.limits
         levels: list[int | None] = [None] * len(limits)
-        facts, shadowed = reservation.facts, []
+        facts, shadowed = reservation.whole, list[int]()
         slots = [self.of_tenant(facts)]
         if any(limit.scope.is_fleet for limit in limits):
             slots.insert(0, self.fleet)
         for slot in slots:
-            stored = slot.exchanges.get(id_)
-            if not isinstance(stored, ex.Reserved | None):
-                self._give_back(id_, slots[0], slot)
-                raise Over
             mine = [
                 n for n, it in enumerate(limits) if it.scope.is_fleet == slot.is_fleet
             ]
-            debits, before, delays, start = slot.judge(
-                reservation, [limits[n] for n in mine]
-            )
-            verdict = room.judge([limits[n] for n in mine], delays)
-            if stored is None and verdict.binding is not None:
-                self._give_back(id_, slots[0], slot)
-                for n, level in zip(mine, before, strict=True):
-                    levels[n] = level
-                if verdict.wait_ms < math.inf and not reservation.is_held:
-                    slot.promise(facts, [limits[n] for n in mine], debits, delays)
-                return room.refused(
-                    limits, levels, mine[verdict.binding], verdict.wait_ms
-                )
-            if stored is None:
-                taken = [it for n, it in enumerate(debits) if n not in verdict.shadowed]
-                facts = replace(facts, debits=(*facts.debits, *taken))
-                slot.take(id_, facts, start)
-            else:
-                facts = replace(
-                    facts, debits=(*facts.debits, *slot.debits(stored.facts))
-                )
-            charged = {(it.scope, it.measure) for it in facts.debits}
-            for n, debit, level in zip(mine, debits, before, strict=True):
-                is_charged = (debit.scope, debit.measure) in charged
-                if not is_charged:
-                    shadowed.append(n)
-                # By what it takes: the lease of a lost one may still count.
-                cost = Costs.of(facts).of_measure(debit.measure)
-                levels[n] = level + cost * (is_charged and stored is None)
-        told = [level or 0 for level in levels]
-        return room.granted(limits, told, facts.debits, shadowed)
+            try:
+                told = slot.ask(reservation, [limits[n] for n in mine], facts)
+            except Over:
+                self._give_back(reservation, slots[0], slot)
+                raise
+            for n, level in zip(mine, told.levels, strict=True):
+                levels[n] = level
+            if told.binding is not None:
+                self._give_back(reservation, slots[0], slot)
+                return room.refused(limits, levels, mine[told.binding], told.wait_ms)
+            facts = told.facts
+            shadowed += (mine[n] for n in told.shadowed)
+        return room.granted(
+            limits, [level or 0 for level in levels], facts.debits, shadowed
+        )
 
-    def _give_back(self, id_, first, refusing):
-        """What the fleet took for one that a tenant's limits refuse, with no trace."""
+    def _give_back(self, reservation, first, refusing):
+        """What the fleet took for one that a tenant's limits refuse, with no trace.
+
+        But what it took of a further request: the exchange goes on.
+        """
+        id_ = reservation.exchange_id
         stored = first.exchanges.get(id_)
         if first is refusing or not isinstance(stored, ex.Reserved):
+            return
+        if reservation.so_far is not None:
             return
         self._release(first, id_)
         first.exchanges[id_] = None

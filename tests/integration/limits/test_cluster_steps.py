@@ -194,7 +194,7 @@ async def test_credentials_are_anywhere(redis):
         owner = {"plan": "demo", "state": "active"}
         await redis.call("HSET", f"th:tenant:{tenant}", *_flat(owner))
         for guess in (None, tenant, "other"):
-            found = await Credentials(redis).find(["v1:digest"], guess)
+            found = await Credentials(redis).find("k", ["v1:digest"], guess)
             assert found is not None
             assert tenant == found.principal.tenant
 

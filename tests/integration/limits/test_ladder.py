@@ -6,6 +6,7 @@ end every exchange that was admitted, by whomever, is settled once.
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import os
 import signal
@@ -536,11 +537,16 @@ async def test_what_is_granted_without_redis_is_noted_first(place):
         async with stopped(place):
             await worker.ask(RedisDown.DEGRADE, fresh(*ROOMY))
             await worker.ask(RedisDown.DENY, fresh(*ROOMY))
+            first = worker.answers[1].reservation
+            further = dataclasses.replace(first, ordinal=2, so_far=first.facts)
+            await worker.ask(RedisDown.DEGRADE, further)
 
-    _, local, denied = worker.answers
+    _, local, denied, again = worker.answers
     (entry,) = [judge(parse(line)) for line in worker.notes]
     assert ([], None) == (with_redis, denied.verdict)
     assert isinstance(entry, Beat)
     assert isinstance(local.verdict, Granted)
     assert local.reservation.exchange_id == entry.exchange_id
     assert local.verdict.debits == entry.facts.debits
+    # Of a further request of a stream there is nothing new to know.
+    assert isinstance(again.verdict, Granted)

@@ -254,6 +254,26 @@ async def test_a_repeated_reserve_pays_once(limiter, inspector):
     assert first.requests.remaining == again.requests.remaining
 
 
+async def test_a_further_request_counts_where_the_stream_is_charged(limiter, inspector):
+    """In the periods it began in, though its id is of the day before."""
+    yesterday = exchange_id(time.time_ns() // 1_000_000 - 24 * HOUR * 1000, bytes(10))
+    day = limits(Scope.TENANT, units_per_day=250)
+    first = rig.ask(yesterday, *day)
+    so_far = charged(first, await limiter.reserve(first)).facts
+    further = dataclasses.replace(first, ordinal=2, so_far=so_far)
+
+    granted = await limiter.reserve(further)
+    third = dataclasses.replace(first, ordinal=3, so_far=further.whole)
+    refused = await limiter.reserve(third)
+
+    assert isinstance(granted, Granted)
+    assert so_far.debits == granted.debits
+    assert isinstance(refused, Refused)
+    assert Measure.UNITS_PER_DAY is refused.limit.measure
+    (budget,) = (it for it in dump(inspector) if ":budget:" in it)
+    assert b"200" == inspector.get(budget)
+
+
 async def test_a_reserve_that_comes_late_is_refused(limiter):
     """Released, then its RESERVE arrives: nothing may be held for nobody."""
     mine = ask(*limits(Scope.KEY, 60, 60_000, 1))

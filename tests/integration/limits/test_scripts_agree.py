@@ -36,7 +36,7 @@ from tollhouse.core.ids import created_ms
 from tollhouse.core.limits import Allowance, Limit, Measure, Scope
 from tollhouse.core.periods import forgotten_ms
 from tollhouse.core.problems import Unavailable
-from tollhouse.core.reservation import Granted, Typical
+from tollhouse.core.reservation import Granted, Typical, further_limits
 from tollhouse.core.room import Costs, debit
 from tollhouse.core.usage import CountSource, TokenUsage, UsageKind
 
@@ -76,7 +76,10 @@ BUDGETS = Allowance(
 )
 EVERYTHING = Allowance(60, 4500, 4, 900, 1500, 4000, 6000)
 SHADOW = Allowance(12, 1200, 1, 300, 400, 900, 1200, shadow=True)
+ROOMY = Allowance(600, 60_000, 8, money_per_day=1_000_000)
+"""Further requests of a stream find room, too."""
 PLANS = (
+    limits(ROOMY, model=ROOMY, fleet=ROOMY),
     limits(KEY, model=TENANT_MODEL),
     limits(
         KEY,
@@ -101,7 +104,7 @@ PLANS = (
     (),
 )
 
-plans = st.one_of(st.sampled_from(PLANS[:4]), st.sampled_from(PLANS))
+plans = st.one_of(st.sampled_from(PLANS[:5]), st.sampled_from(PLANS))
 costs = st.tuples(
     st.sampled_from([(1, 0, 5), (1, 1, 1), (3, 2, 7)]),
     st.sampled_from([(0, 0, 0), (2, 1, 9), (30, 5, 90)]),
@@ -124,6 +127,8 @@ class Exchanges(RuleBasedStateMachine):
         self.limiter = self.rig.limiter(LEASE_MS / 1000, START_MS)
         self.model = Model(TENANTS, START_MS, LEASE_MS)
         self.reservations = {}
+        self.further = {}
+        self.stopped = set()
         self.settled = {}
         self.debits = {}
         self.ended = {}
@@ -213,7 +218,50 @@ class Exchanges(RuleBasedStateMachine):
             self.debits[id_] = tuple(
                 debit(limit, at_ms) for limit in reservation.limits if limit.value
             )
-        return replace(reservation.facts, debits=self.debits[id_])
+        latest = self.further.get(id_, reservation)
+        return replace(latest.whole, debits=self.debits[id_])
+
+    @rule(
+        id_=ids,
+        units=st.integers(0, 300),
+        is_repeat=st.booleans(),
+        is_held=st.booleans(),
+    )
+    def reserve_further(self, id_, units, is_repeat, is_held):
+        """A further request of a stream, which ends with the first that is refused.
+
+        Of one that Redis never heard of, too: it was admitted without it.
+        """
+        if id_ in self.stopped:
+            return
+        first = self.reservations[id_]
+        reservation = self.further.get(id_, first)
+        if reservation is first or not is_repeat:
+            so_far = self.told(id_)
+            reservation = dataclasses.replace(
+                first,
+                facts=replace(
+                    first.facts, reserved_units=units, input_estimate=units // 2
+                ),
+                limits=further_limits(first.limits, so_far),
+                is_held=is_held,
+                ordinal=reservation.ordinal + 1,
+                so_far=so_far,
+            )
+        try:
+            expected = self.model.reserve(reservation)
+        except Over:
+            with pytest.raises(Unavailable) as caught:
+                self.rig.reserve(self.limiter, reservation)
+            assert not caught.value.transient
+            return
+        actual = self.rig.reserve(self.limiter, reservation)
+
+        assert expected == actual
+        if isinstance(actual, Granted):
+            self.further[id_] = reservation
+        else:
+            self.stopped.add(id_)
 
     @rule(id_=ids, usage=usages, sources=st.tuples(sources, sources), offset=offsets)
     def beat(self, id_, usage, sources, offset):

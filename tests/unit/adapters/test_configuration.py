@@ -19,6 +19,7 @@ from tollhouse.core.catalog import (
     Prices,
     Provider,
     RedisDown,
+    Server,
     Weights,
 )
 from tollhouse.core.limits import MONEY, Allowance
@@ -313,3 +314,43 @@ def test_money_needs_the_prices_of_the_models_it_counts(write):
         "set models.a.prices and models.c.prices"
     )
     assert len(text.splitlines()) == 1
+
+
+FOREIGN = {"provider": "openai", "server": "vllm", "backend_model": "/models/llama 8b"}
+
+
+def test_a_foreign_model_says_whose_it_is_and_how_it_is_called_there(write):
+    """Names of its server's may be paths; other is who is not named."""
+    other = MODEL | {"cluster": "d", "provider": "openai"}
+    models = {"m": MODEL | FOREIGN | {"fallback": ["o"]}, "o": other}
+    path = write(yaml.safe_dump({"models": models, "plans": {"p": {}}}))
+
+    catalog = load(path).catalog()
+    model = catalog.models["m"]
+    assert (Server.VLLM, "/models/llama 8b") == (model.server, model.backend_model)
+    assert ("o",) == model.fallback
+    assert Server.OTHER is catalog.models["o"].server
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"operations": ["infer"]}, "operation infer needs triton"),
+        ({"server": "vllm"}, "server is of use with provider: openai only"),
+        ({"backend_model": "x"}, "backend_model is of use with provider: openai only"),
+        (
+            {"provider": "openai", "server": "llama.cpp"},
+            "models.m.server: Input should",
+        ),
+        (FOREIGN | {"backend_model": "a\nb"}, "models.m.backend_model: String should"),
+        (
+            FOREIGN | {"server": "triton-openai", "operations": ["chat", "responses"]},
+            "triton-openai does not serve responses",
+        ),
+        ({"fallback": ["n"]}, "models.m.fallback: there is no model n; known: m"),
+        ({"fallback": ["m"]}, "models.m.fallback: m is on the same cluster"),
+    ],
+)
+def test_refuses_foreign_models_that_can_not_be(write, model, said):
+    """At the start, not at the first request."""
+    assert said in faults(write(model=model))

@@ -89,9 +89,22 @@ def test_several(tmp_path: Path):
     assert pepper.digests("key") == (new.digest("key"), old.digest("key"))
 
 
+@pytest.mark.parametrize("versions", [(1, 2), (2, 1), (2, 1, 3), (3, 1, 2), (9, 4, 2)])
+def test_orders(tmp_path: Path, versions: tuple[int, ...]):
+    """The current one first, the next one last."""
+    lines = [b"v%d:" % version + b"p" * 32 for version in versions]
+    pepper = Pepper.read(write(tmp_path / "pepper", b"\n".join(lines)))
+
+    assert pepper.versions == tuple(f"v{version}" for version in versions)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
+        (
+            b"\n".join(b"v%d:" % n + b"p" * 32 for n in (1, 2, 3)),
+            "line 2: v2 is newer than v1 in line 1; only the last line may be",
+        ),
         (b"", "it is empty"),
         (b"v1:" + b"p" * 32 + b"\n" + b"q" * 32, "line 2: name its version, as v1:"),
         (b"v1:" + b"p" * 32 + b"\nv1:" + b"q" * 32, "line 2: v1 is given twice"),

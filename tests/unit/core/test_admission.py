@@ -17,6 +17,7 @@ from tollhouse.core.admission import (
     Release,
     RequestBody,
     RequestHeaders,
+    RequestRead,
     ReservationAnswered,
     Reserve,
     State,
@@ -32,14 +33,17 @@ from tollhouse.core.catalog import (
     Prices,
     Provider,
     RedisDown,
+    Triton,
     Weights,
 )
 from tollhouse.core.experience import Experience
 from tollhouse.core.identity import Principal, parse_scopes
 from tollhouse.core.ids import exchange_id
+from tollhouse.core.infer import Rewrite, infer_request
 from tollhouse.core.limits import Allowance, Debit, Limit, Measure, Scope
 from tollhouse.core.problems import Kind, ProtocolError
 from tollhouse.core.reservation import Granted, Quota, Refused
+from tollhouse.core.surface import GRPC_SERVICE, STREAM_INFER
 
 ID = exchange_id(1_700_000_000_000, b"0123456789")
 ALLOWANCE = Allowance(requests_per_minute=60, units_per_minute=1000, concurrent=2)
@@ -82,6 +86,16 @@ CATALOG = Catalog(
             "strict", policy=Policy.STRICT, redis_down=RedisDown.DENY, priority=7
         ),
     },
+)
+
+
+INFER_CATALOG = Catalog(
+    models={
+        "tiny": model(
+            "tiny", Operation.INFER, triton=Triton("tiny-grpc", "h", "repository")
+        )
+    },
+    plans=CATALOG.plans,
 )
 
 
@@ -134,6 +148,41 @@ def test_the_exchange_is_known_before_anything_is_reserved():
     assert isinstance(started.receive(body()), Reserve)
     assert isinstance(started.receive(ReservationAnswered(GRANTED)), Admit)
     assert State.ADMITTED is started.state
+
+
+def infer_headers(path):
+    return headers("infer:write", path=path)
+
+
+def test_what_an_adapter_read_goes_to_the_models_triton():
+    """Judged as any request; the adapter writes it anew for the backend."""
+    started = Admission(ID, INFER_CATALOG, Experience())
+    started.receive(infer_headers(f"{GRPC_SERVICE}ModelInfer"))
+    read = infer_request("tiny", {"text_input": (b"x" * 40,)}, ())
+    reserve = started.receive(RequestRead(read))
+    admit = started.receive(ReservationAnswered(GRANTED))
+
+    assert isinstance(reserve, Reserve)
+    facts = reserve.reservation.facts
+    assert ("infer", "tiny-grpc", 10, 0) == (
+        facts.operation,
+        facts.cluster,
+        facts.input_estimate,
+        facts.framing,
+    )
+    assert isinstance(admit, Admit)
+    assert ("tiny-grpc", Rewrite("repository", "max_tokens", 256, counts=True)) == (
+        admit.cluster,
+        admit.rewrite,
+    )
+
+
+def test_a_stream_is_named_here_and_judged_elsewhere():
+    """Its messages have a filter of their own."""
+    command = admission().receive(infer_headers(STREAM_INFER))
+
+    assert isinstance(command, Identify)
+    assert command.is_all
 
 
 def test_reserves_prompt_and_output_by_the_models_weights():

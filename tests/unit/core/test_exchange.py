@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from tests.unit.core.test_usage import FACTS
@@ -32,7 +33,7 @@ BACKEND, METER, ESTIMATE = CountSource.BACKEND, CountSource.METER, CountSource.E
 RESERVED = Costs(110, 170)
 OPEN = Reserved(FACTS, RESERVED)
 
-RESERVE = Reserve(ID, FACTS)
+RESERVE = Reserve(ID, FACTS, RESERVED)
 RELEASE = Release(ID, "acme")
 REAP = Reap(ID)
 BEAT = Beat(
@@ -69,6 +70,61 @@ def test_reserving_charges_the_estimate_and_a_request():
 @pytest.mark.parametrize("stored", [OPEN, REAPED, Settled(), Released()])
 def test_reserving_twice_or_late_changes_nothing(stored):
     assert Outcome(stored) == advance(stored, RESERVE, NOW)
+
+
+WHOLE = msgspec.structs.replace(FACTS, input_estimate=13)
+FURTHER = Reserve(ID, WHOLE, Costs(8, 9), 2)
+TWICE = Reserved(WHOLE, RESERVED + Costs(8, 9), requests=2)
+
+
+def test_a_further_request_is_charged_on_top():
+    """Its facts are those of both: a record says what the whole stream was."""
+    assert Outcome(TWICE, costs=Costs(8, 9), requests=1) == advance(OPEN, FURTHER, NOW)
+
+
+def test_a_further_request_keeps_what_ran_before():
+    """What exceeded the first estimate stays charged; counts are not forgotten."""
+    beaten = advance(OPEN, replace(BEAT, usage=TokenUsage(0, 30)), NOW).stored
+    outcome = advance(beaten, FURTHER, NOW)
+
+    assert isinstance(beaten, Reserved)
+    assert isinstance(outcome.stored, Reserved)
+    assert beaten.charged + Costs(8, 9) == outcome.stored.charged
+    assert beaten.last_beat == outcome.stored.last_beat
+
+
+@pytest.mark.parametrize("ordinal", [1, 2])
+def test_a_further_request_counts_once(ordinal):
+    """A repeat, or one of before that comes late."""
+    again = replace(FURTHER, ordinal=ordinal)
+
+    assert Outcome(TWICE) == advance(TWICE, again, NOW)
+
+
+def test_a_further_request_opens_what_redis_never_knew():
+    """The first was admitted while Redis was away."""
+    opened = Reserved(WHOLE, Costs(8, 9), requests=2)
+
+    assert Outcome(opened, costs=Costs(8, 9), requests=1) == advance(None, FURTHER, NOW)
+
+
+@pytest.mark.parametrize("stored", [REAPED, Settled(), Released()])
+def test_a_further_request_of_what_is_over_changes_nothing(stored):
+    assert Outcome(stored) == advance(stored, FURTHER, NOW)
+
+
+def test_a_beat_leaves_the_number_of_requests():
+    stored = advance(TWICE, BEAT, NOW).stored
+
+    assert isinstance(stored, Reserved)
+    assert (2, WHOLE) == (stored.requests, stored.facts)
+
+
+def test_releasing_gives_all_requests_back():
+    """The admission of the first was lost on its way, and with it the stream."""
+    assert Outcome(Released(), costs=NOTHING - TWICE.charged, requests=-2) == advance(
+        TWICE, RELEASE, NOW
+    )
 
 
 def test_releasing_gives_everything_back():

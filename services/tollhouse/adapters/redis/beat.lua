@@ -15,7 +15,7 @@ local ESTIMATE = 3
 local now = clock()
 local id = ARGV[1]
 local measures, numbers = read_limits(22)
-local stored, state, units, money, beaten, facts = read(#measures)
+local stored, state, units, money, beaten, facts, requests = read(#measures)
 local counts = told_counts(13)
 if not state and now - counts[9] <= tonumber(ARGV[6]) then
   units, money, beaten, facts = 0, 0, '', ARGV[4]
@@ -47,7 +47,8 @@ if old[9] then
 end
 local more_units = math.max(0, weigh(counts, 7) - units)
 local more_money = math.max(0, weigh(counts, 10) - money)
-write('R', units + more_units, money + more_money, write_counts(counts), facts, ARGV[3])
+write('R', units + more_units, money + more_money, write_counts(counts), facts, ARGV[3],
+  requests)
 correct(stored, measures, numbers, 0, more_units, more_money, now,
   state and 0 or math.max(0, now - counts[9]))
 change_flight(measures, numbers, ARGV[5], more_units, more_units)

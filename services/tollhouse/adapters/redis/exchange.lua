@@ -1,7 +1,8 @@
 -- What the scripts of an exchange share; put in front of each of them.
 --
 -- An exchange is a string, TTLs in steps.py (R open, A abandoned, S and X closed):
---   R <units> <money>\n<counts of the last beat, or nothing>\n<facts>
+--   R <units> <money> <requests, where more than one>\n<counts of the last beat, or
+--     nothing>\n<facts>
 --   A <units> <money>\n<counts of the record that was written>\n<facts>
 --   S   settled: a record was written                 X   released: none ever will be
 -- Units and money: what its limits were charged. Counts: input output cached reasoning
@@ -32,14 +33,16 @@ local function read(limits)
   if not stored[1] then
     return stored
   end
-  local state, units, money, counts, facts =
-    string.match(stored[1], '^(%u) ?(%d*) ?(%d*)\n?([%d ]*)\n?(.*)$')
-  return stored, state, tonumber(units), tonumber(money), counts, facts
+  local state, units, money, requests, counts, facts =
+    string.match(stored[1], '^(%u) ?(%d*) ?(%d*) ?(%d*)\n?([%d ]*)\n?(.*)$')
+  return stored, state, tonumber(units), tonumber(money), counts, facts,
+    tonumber(requests) or 1
 end
 
-local function write(state, units, money, counts, facts, kept)
+local function write(state, units, money, counts, facts, kept, requests)
+  local more = requests and requests > 1 and string.format(' %.0f', requests) or ''
   redis.call('SET', KEYS[1],
-    string.format('%s %.0f %.0f\n%s\n%s', state, units, money, counts, facts),
+    string.format('%s %.0f %.0f%s\n%s\n%s', state, units, money, more, counts, facts),
     'PX', kept)
 end
 

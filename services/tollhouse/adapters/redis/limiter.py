@@ -67,6 +67,9 @@ class Limiter:
     ) -> Granted | Refused:
         """Take the estimate from every limit at once, or from none.
 
+        What the fleet's slot took of a further request that the tenant's refuses stays:
+        the exchange goes on, and its settlement gives it back.
+
         Raises Unavailable within the budget of each call, else the client's; what the
         fleet's slot gave then stays, for the caller may admit the exchange by itself,
         and if not the ledger releases it. Not transient when the exchange is over
@@ -82,19 +85,21 @@ class Limiter:
                     reservation, index, taken, at_ms, budget_seconds
                 )
             except Unavailable as error:
-                if index and not error.transient:
+                if index and not error.transient and reservation.so_far is None:
                     self._give_back(reservation)
                 raise
             indexes = answer.side.indexes
             for limit, level in zip(indexes, answer.levels, strict=True):
                 levels[limit] = level
             if answer.binding is not None:
-                if index:
+                if index and reservation.so_far is None:
                     self._give_back(reservation)
                 binding = indexes[answer.binding]
                 return room.refused(limits, levels, binding, answer.wait_ms)
             taken = answer.debits
             shadowed += (indexes[shadow] for shadow in answer.shadowed)
+        if reservation.so_far is not None:
+            taken = reservation.so_far.debits
         return room.granted(limits, [it or 0 for it in levels], taken, shadowed)
 
     async def _take(

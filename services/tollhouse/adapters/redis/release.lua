@@ -8,7 +8,7 @@
 --   reaped: settle it with zero counts · 3 there is a reservation: repeat with its limits
 local now = clock()
 local measures, numbers = read_limits(4)
-local stored, state, units, money = read(#measures)
+local stored, state, units, money, _, _, requests = read(#measures)
 if state == 'S' then
   return 0
 elseif state == 'A' then
@@ -17,7 +17,7 @@ elseif state == 'R' then
   if ARGV[3] == '' then
     return 3
   end
-  correct(stored, measures, numbers, -1, -units, -money, now, 0)
+  correct(stored, measures, numbers, -requests, -units, -money, now, 0)
   change_flight(measures, numbers, ARGV[3], -units, -units)
 end
 drop_lease(measures, ARGV[1])

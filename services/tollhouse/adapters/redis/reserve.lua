@@ -1,15 +1,17 @@
 -- RESERVE: takes an estimate from every limit of the slot at once, or says which one has
 -- no room. One in shadow keeps nobody out: without room it is left uncharged.
+-- A further request of an open exchange is charged to what the exchange is charged to.
 --
 -- KEYS: as exchange.lua says
 -- ARGV: id, lease ms, kept ms, units, money, from ms, until ms: when the budgets' periods
---   have begun and not ended; facts without the closing brace, which end in their debits;
---   debits of the other slot, JSON, '' for none; tenant; typical duration (ms, 0 for not
---   known) and refund (units); 1 if it is held, which is promised no room, or 0; per limit
+--   have begun and not ended; facts without the closing brace, which end in their debits
+--   (a further request's have them); debits of the other slot, JSON, '' for none; tenant;
+--   typical duration (ms, 0 for not known) and refund (units); 1 if it is held, which is
+--   promised no room, or 0; which request of the exchange it is, from 1; per limit
 --   measure, number, room (grains, exchanges, units or money; -1 nothing goes), 1 in shadow
 --   or 0, its debit as JSON
 -- Reply, levels as core/room.py says, one per limit:
---   {1, uncharged shadows as bits, levels after it…}   granted
+--   {1, shadows without room as bits, levels after it…}   granted
 --   {2, facts, levels…}                                granted before, nothing done
 --   {0, limit, wait ms, -1 for never, levels…}         no room, nothing done
 --   {-1}         the exchange is over, nothing may be reserved any more
@@ -19,7 +21,8 @@ local STRIDE = 5
 local now = clock()
 local id, units, money = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[5])
 local limits = #KEYS - FIRST
-local stored, state, _, _, _, facts = read(limits)
+local stored, state, had_units, had_money, beaten, facts, requests = read(limits)
+local ordinal = tonumber(ARGV[14])
 if state and state ~= 'R' then
   return { -1 }
 elseif not state and (now < tonumber(ARGV[6]) or now >= tonumber(ARGV[7])) then
@@ -31,7 +34,7 @@ local huge = math.huge
 local measures, numbers, costs, levels, lacking = {}, {}, {}, {}, {}
 local shadows, never, refused, start = 0, nil, false, nil
 for index = 1, limits do
-  local at, key = 9 + STRIDE * index, FIRST + index
+  local at, key = 10 + STRIDE * index, FIRST + index
   local measure, number = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
   local room = tonumber(ARGV[at + 2])
   local cost, level, lacks = 1, 0, 0
@@ -68,7 +71,7 @@ end
 
 -- The scope of a limit: a debit begins with it.
 local function scope(index)
-  return string.sub(ARGV[13 + STRIDE * index], 2, 2)
+  return string.sub(ARGV[14 + STRIDE * index], 2, 2)
 end
 
 -- When the limit at `index` should have room.
@@ -95,14 +98,14 @@ local function due(index)
     running, oldest, duration, refund)
 end
 
-if state then
+if state and ordinal <= requests then
   return { 2, facts, unpack(levels) }
 elseif never then
   return { 0, never, -1, unpack(levels) }
 elseif refused then
   local binding, latest = 0, 0
   for index = 1, limits do
-    if lacking[index] and ARGV[12 + STRIDE * index] == '0' then
+    if lacking[index] and ARGV[13 + STRIDE * index] == '0' then
       local at = due(index)
       if ARGV[13] == '0' then
         wait_promise(KEYS[3], KEYS[FIRST + index], at, now)
@@ -118,7 +121,7 @@ end
 local debits = { ARGV[9] ~= '' and ARGV[9] or nil }
 local ends = string.format('%.0f', now + ARGV[2])
 for index, measure in ipairs(measures) do
-  if not lacking[index] then
+  if not lacking[index] or ordinal > 1 then
     local key, level = KEYS[FIRST + index], levels[index] + costs[index]
     levels[index] = level
     if measure == CONCURRENT then
@@ -131,10 +134,14 @@ for index, measure in ipairs(measures) do
     elseif costs[index] > 0 then
       spend(key, level, numbers[index], now)
     end
-    debits[#debits + 1] = ARGV[13 + STRIDE * index]
+    debits[#debits + 1] = ARGV[14 + STRIDE * index]
   end
 end
 redis.call('ZADD', KEYS[2], ends, id)
-local told = #debits > 0 and ',"debits":[' .. table.concat(debits, ',') .. ']}' or '}'
-write('R', units, money, '', ARGV[8] .. told, ARGV[3])
+local told = '}'
+if #debits > 0 and ordinal == 1 then
+  told = ',"debits":[' .. table.concat(debits, ',') .. ']}'
+end
+write('R', (had_units or 0) + units, (had_money or 0) + money, beaten or '',
+  ARGV[8] .. told, ARGV[3], ordinal)
 return { 1, shadows, unpack(levels) }

@@ -99,17 +99,25 @@ class _Charged:
 
 def sides(reservation: Reservation, at_ms: int) -> tuple[Side, ...]:
     """Find the slots to reserve in: the tenant's, and before it any of the fleet."""
-    facts = reservation.facts
+    facts, so_far = reservation.facts, reservation.so_far
     names = facts.tenant, facts.key_id, facts.served_model
-    return _sides(reservation.limits, *names, at_ms // QUARTER_MS)
+    quarter = at_ms // QUARTER_MS
+    debits = None if so_far is None else so_far.debits
+    return _sides(reservation.limits, debits, *names, quarter)
 
 
 @lru_cache(maxsize=8192)
-def _sides(
-    limits: tuple[Limit, ...], tenant: str, key_id: str, model: str, quarter: int
+def _sides(  # noqa: PLR0917 - all of them the key of the cache
+    limits: tuple[Limit, ...],
+    so_far: tuple[Debit, ...] | None,
+    tenant: str,
+    key_id: str,
+    model: str,
+    quarter: int,
 ) -> tuple[Side, ...]:
     # A quarter of an hour is always within one day of every zone.
     at_ms = quarter * QUARTER_MS
+    charged = {(it.scope, it.measure): it for it in so_far or ()}
     found = []
     for slot in (shards.FLEET, shards.shard(tenant)):
         is_fleet = slot == shards.FLEET
@@ -119,9 +127,14 @@ def _sides(
         if is_fleet and not indexes:
             continue
         mine = tuple(limits[index] for index in indexes)
-        debits = tuple(room.debit(limit, at_ms) for limit in mine)
+        debits = tuple(
+            charged.get((it.scope, it.measure)) or room.debit(it, at_ms) for it in mine
+        )
+        # What is charged already, is to the periods in which the exchange began.
         periods = [
-            period(it.measure, it.zone, at_ms) for it in mine if it.measure.is_budget
+            period(it.measure, it.zone, at_ms)
+            for it in mine
+            if it.measure.is_budget and so_far is None
         ]
         times = (
             max((it.starts_ms for it in periods), default=0),
@@ -198,9 +211,9 @@ class Steps:
         costs, typical = Costs.of(facts), reservation.typical
         arguments = (
             *(id_, self._lease_ms, OPEN_MS, costs.units, costs.money, *side.times),
-            *(facts.encode()[:-1], b",".join(map(encode, elsewhere))),
+            *(reservation.whole.encode()[:-1], b",".join(map(encode, elsewhere))),
             *(facts.tenant, typical.duration_ms, typical.refund),
-            int(reservation.is_held),
+            *(int(reservation.is_held), reservation.ordinal),
             *side.arguments,
         )
         keys = (shards.exchange(side.slot, id_), *side.keys)

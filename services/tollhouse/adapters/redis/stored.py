@@ -31,7 +31,7 @@ class Stored:
             if not rest:
                 return cls(head)
             counts, _, facts = rest.partition("\n")
-            state, units, money = head.split()
+            state, units, money, *_ = head.split()  # the last: requests
             *_, started, _, ended = map(int, counts.split() or (0, 0, 0))
             charged = int(units), int(money)
         except ValueError as error:

@@ -147,6 +147,7 @@ class ProcessingResponse(_message.Message):
 
     REQUEST_HEADERS_FIELD_NUMBER: _builtins.int
     REQUEST_BODY_FIELD_NUMBER: _builtins.int
+    REQUEST_TRAILERS_FIELD_NUMBER: _builtins.int
     IMMEDIATE_RESPONSE_FIELD_NUMBER: _builtins.int
     DYNAMIC_METADATA_FIELD_NUMBER: _builtins.int
     OVERRIDE_MESSAGE_TIMEOUT_FIELD_NUMBER: _builtins.int
@@ -154,6 +155,8 @@ class ProcessingResponse(_message.Message):
     def request_headers(self) -> Global___HeadersResponse: ...
     @_builtins.property
     def request_body(self) -> Global___BodyResponse: ...
+    @_builtins.property
+    def request_trailers(self) -> Global___TrailersResponse: ...
     @_builtins.property
     def immediate_response(self) -> Global___ImmediateResponse: ...
     @_builtins.property
@@ -171,15 +174,16 @@ class ProcessingResponse(_message.Message):
         *,
         request_headers: Global___HeadersResponse | None = ...,
         request_body: Global___BodyResponse | None = ...,
+        request_trailers: Global___TrailersResponse | None = ...,
         immediate_response: Global___ImmediateResponse | None = ...,
         dynamic_metadata: _struct_pb2.Struct | None = ...,
         override_message_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dynamic_metadata", b"dynamic_metadata", "immediate_response", b"immediate_response", "override_message_timeout", b"override_message_timeout", "request_body", b"request_body", "request_headers", b"request_headers", "response", b"response"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dynamic_metadata", b"dynamic_metadata", "immediate_response", b"immediate_response", "override_message_timeout", b"override_message_timeout", "request_body", b"request_body", "request_headers", b"request_headers", "request_trailers", b"request_trailers", "response", b"response"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dynamic_metadata", b"dynamic_metadata", "immediate_response", b"immediate_response", "override_message_timeout", b"override_message_timeout", "request_body", b"request_body", "request_headers", b"request_headers", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dynamic_metadata", b"dynamic_metadata", "immediate_response", b"immediate_response", "override_message_timeout", b"override_message_timeout", "request_body", b"request_body", "request_headers", b"request_headers", "request_trailers", b"request_trailers", "response", b"response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["request_headers", "request_body", "immediate_response"]  # noqa: Y015
+    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["request_headers", "request_body", "request_trailers", "immediate_response"]  # noqa: Y015
     _WhichOneofArgType_response: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_response) -> _WhichOneofReturnType_response | None: ...
 
@@ -224,6 +228,23 @@ class BodyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BodyResponse: _TypeAlias = BodyResponse  # noqa: Y015
+
+@_typing.final
+class TrailersResponse(_message.Message):
+    """The trailers go on as they came."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrailersResponse: _TypeAlias = TrailersResponse  # noqa: Y015
 
 @_typing.final
 class CommonResponse(_message.Message):
@@ -349,19 +370,47 @@ class BodyMutation(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BODY_FIELD_NUMBER: _builtins.int
+    STREAMED_RESPONSE_FIELD_NUMBER: _builtins.int
     body: _builtins.bytes
     """Replaces the body. With a buffered body, content-length must be set too."""
+    @_builtins.property
+    def streamed_response(self) -> Global___StreamedBodyResponse:
+        """Full duplex only: a piece of what goes on, whatever was received meanwhile."""
+
     def __init__(
         self,
         *,
         body: _builtins.bytes = ...,
+        streamed_response: Global___StreamedBodyResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "mutation", b"mutation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "mutation", b"mutation", "streamed_response", b"streamed_response"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "mutation", b"mutation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "mutation", b"mutation", "streamed_response", b"streamed_response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_mutation: _TypeAlias = _typing.Literal["body"]  # noqa: Y015
+    _WhichOneofReturnType_mutation: _TypeAlias = _typing.Literal["body", "streamed_response"]  # noqa: Y015
     _WhichOneofArgType_mutation: _TypeAlias = _typing.Literal["mutation", b"mutation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_mutation) -> _WhichOneofReturnType_mutation | None: ...
 
 Global___BodyMutation: _TypeAlias = BodyMutation  # noqa: Y015
+
+@_typing.final
+class StreamedBodyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BODY_FIELD_NUMBER: _builtins.int
+    END_OF_STREAM_FIELD_NUMBER: _builtins.int
+    body: _builtins.bytes
+    end_of_stream: _builtins.bool
+    def __init__(
+        self,
+        *,
+        body: _builtins.bytes = ...,
+        end_of_stream: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "end_of_stream", b"end_of_stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamedBodyResponse: _TypeAlias = StreamedBodyResponse  # noqa: Y015

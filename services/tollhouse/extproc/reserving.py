@@ -1,0 +1,132 @@
+"""Asks for room on behalf of requests, and holds those that may find some soon."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+import structlog
+
+from tollhouse.adapters.metrics import Metrics
+from tollhouse.core.admission import Reserve
+from tollhouse.core.limits import Measure
+from tollhouse.core.problems import Kind, Problem, Unavailable
+from tollhouse.core.reservation import Granted, Refused, Reservation
+from tollhouse.extproc.ladder import Ladder
+
+_log = structlog.get_logger()
+
+AWAY = Problem(
+    Kind.UNAVAILABLE,
+    "Limits can't be checked right now; try again in a moment.",
+    headers={"retry-after": "1"},
+)
+
+Verdict = Granted | Refused | None
+"""None: nobody could judge."""
+
+HOLD_STEP_SECONDS = 0.05
+"""How often a held request asks again: a Redis call each."""
+MOST_HELD = 256
+"""Requests held at once, per worker; one more is refused at once."""
+MOST_HELD_OF_TENANT = 32
+"""Of these, of one tenant: nobody waits in all the places there are."""
+
+
+class Reserving:
+    """What all requests of a worker have in common when they ask for room."""
+
+    def __init__(self, ladder: Ladder, metrics: Metrics) -> None:
+        self._ladder = ladder
+        self._metrics = metrics
+        self._failed_for: str | None = None
+        self._held = Counter[str]()
+        self._releases: set[asyncio.Task[None]] = set()
+
+    async def drain(self) -> None:
+        """Wait for the releases under way; call it once the server has stopped."""
+        await asyncio.gather(*self._releases)
+
+    async def reserve(self, command: Reserve) -> Verdict:
+        """Ask once."""
+        try:
+            verdict = await self._ladder.reserve(
+                command.reservation, command.redis_down
+            )
+        except Unavailable as error:
+            # Of the others the ladder tells; these would fill the log as well.
+            if not error.transient and str(error) != self._failed_for:
+                self._failed_for = str(error)
+                _log.error("reservation.failed", reason=self._failed_for)
+            return None
+        self._failed_for = None
+        return verdict
+
+    async def hold(self, command: Reserve) -> Verdict:
+        """Ask again until there is room, something else refuses, or the time is up."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + command.hold_seconds
+        held = Reserve(
+            replace(command.reservation, is_held=True),
+            command.redis_down,
+            command.hold_seconds,
+        )
+        while True:
+            await asyncio.sleep(min(HOLD_STEP_SECONDS, max(0, until - clock())))
+            verdict = await self.reserve(held)
+            if not may_be_held(verdict, held) or clock() >= until:
+                return verdict
+
+    @contextlib.contextmanager
+    def place(self, tenant: str) -> Iterator[bool]:
+        """Take a place among the held until the block ends, if one is free."""
+        held = self._held
+        if held.total() >= MOST_HELD or held[tenant] >= MOST_HELD_OF_TENANT:
+            yield False
+            return
+        held[tenant] += 1
+        try:
+            yield True
+        finally:
+            held[tenant] -= 1
+            if not held[tenant]:
+                del held[tenant]
+
+    def count(self, verdict: Verdict, reservation: Reservation) -> None:
+        """Tell operators which limits bind."""
+        facts = reservation.facts
+        match verdict:
+            case Refused(limit):
+                self._metrics.refused(limit, facts.served_model, facts.plan)
+            case Granted(shadowed=limits):
+                for limit in limits:
+                    self._metrics.shadowed(limit, facts.served_model, facts.plan)
+                    _log.info(
+                        "limit.shadowed",
+                        exchange_id=reservation.exchange_id,
+                        tenant=facts.tenant,
+                        key_id=facts.key_id,
+                        scope=limit.scope.name.lower(),
+                        measure=limit.measure.name.lower(),
+                    )
+
+    def release_later(self, reservation: Reservation) -> None:
+        """Give a reservation back in the background."""
+        task = asyncio.create_task(self._release(reservation))
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+
+    async def _release(self, reservation: Reservation) -> None:
+        # Else the ledger's end line, which has no `admitted`, releases it later.
+        with contextlib.suppress(Unavailable):
+            await self._ladder.release(reservation)
+
+
+def may_be_held(verdict: Verdict, command: Reserve) -> bool:
+    """Whether time may help: the model is full, the client over no limit of its own."""
+    return (
+        isinstance(verdict, Refused)
+        and command.hold_seconds > 0
+        and verdict.limit.measure is Measure.CAPACITY
+    )
