@@ -22,6 +22,8 @@ local PROBLEMS = {
   INVALID_REQUEST = { 400, "invalid_request_error", nil, "invalid_request_error", "The model's server refused the request." },
   CONTEXT_LENGTH = { 400, "invalid_request_error", "context_length_exceeded", "invalid_request_error",
     "The prompt and the output together are longer than the model's context." },
+  MODEL_NOT_FOUND = { 404, "invalid_request_error", "model_not_found", "not_found_error",
+    "The model does not exist or you do not have access to it." },
   UPSTREAM_FAILED = { 502, "server_error", "upstream_error", "api_error", "The model's server broke off." },
   UNAVAILABLE = { 503, "server_error", "service_unavailable", "overloaded_error",
     "The service is unavailable at the moment; please try again." },
@@ -63,10 +65,18 @@ function M.problem(status, body)
     if has(text, ENGINE_FAILED) then return "UPSTREAM_FAILED" end
     return "INVALID_REQUEST"
   end
+  if status == 501 then return "INVALID_REQUEST" end -- Triton's, of one answer from a model that streams
   if status == 404 or status == 405 or status == 503 then return "UNAVAILABLE" end
   if status == 429 or status == 529 then return "OVERLOADED" end
   if status == 408 or status == 504 then return "TIMED_OUT" end
   return "UPSTREAM_FAILED" -- our credential refused, a redirect, any 5xx, what nobody knows
+end
+
+-- The same for a path of Triton's: its version is the client's, and may be one that was never there.
+function M.problem_at(path, status, body)
+  local name = M.problem(status, body)
+  if name == "UNAVAILABLE" and status < 405 and find(path, "^/v2/models/[^/]+/versions/") then return "MODEL_NOT_FOUND" end
+  return name
 end
 
 -- The field that the server found wrong, nil where it does not say. Its name goes to the client, so it must look like one.
@@ -127,7 +137,8 @@ function envoy_on_response(handle)
   if status >= 200 and status < 300 then return end
   local tollhouse = handle:streamInfo():dynamicMetadata():get("tollhouse")
   if not (tollhouse and tollhouse.admitted == true) then return end
-  local dialect = M.dialect(handle:requestHeaders():get(":path") or "")
+  local path = handle:requestHeaders():get(":path") or ""
+  local dialect = M.dialect(path)
   if not (tollhouse.foreign == true or dialect == "triton") then return end
   if find(headers:get("content-type") or "", "application/grpc", 1, true) == 1 then return end
   local encoding, told = headers:get("content-encoding"), headers:get("retry-after")
@@ -138,7 +149,7 @@ function envoy_on_response(handle)
   if not encoding or lower(encoding) == "identity" then
     text = content:getBytes(0, math.min(content:length(), MAX_READ))
   end
-  local name = M.problem(status, text)
+  local name = M.problem_at(path, status, text)
   content:setBytes(M.body(name, dialect, name == "INVALID_REQUEST" and M.param(text) or nil))
   headers = handle:headers() -- what was wrapped before the wait is dead
   headers:replace(":status", tostring(M.status(name)))

@@ -68,6 +68,7 @@ class Engine:
         self.tokens_per_block = int(parameters["tokens_per_block"])
         self.natural_end = parameters["natural_end"] == "True"
         self.faults = parameters["faults"] == "True"
+        self.decoupled = parameters["decoupled"] == "True"
 
     def _documents(self, path: str) -> list[list[int]]:
         """Return the corpus as answers: each begins like a turn and ends like one."""
@@ -120,6 +121,8 @@ class Generation:
         self._fault_after = int(value)
         self._before, self._last = ([-1, -1, *tokens])[-2:]
         self._stream = bool(self._scalar(contract.stream))
+        if self._stream and not engine.decoupled:
+            raise Rejected("streaming needs a decoupled model")
         self._exclude_input = bool(self._scalar(contract.exclude_input))
         self._end_id = int(self._scalar(contract.end_id, engine.end))
         self._min_tokens = int(self._scalar(contract.min_tokens, 0))

@@ -3,7 +3,8 @@
     IDLE ──request headers──▶ IDENTIFIED ──body──▶ RESERVING ──granted──▶ ADMITTED
       └──▶ ANSWERED              └──▶ REFUSED ◀──refused──┘ └──stream ended──▶ RELEASED
 
-Where the model has a tokenizer, COUNTING lies between IDENTIFIED and RESERVING.
+Where the model has a tokenizer, COUNTING lies between IDENTIFIED and RESERVING. What
+makes no model work is ANSWERED at once, or after NAMING, where the body names a model.
 
 The exchange id leaves with the headers reply, before anything is reserved: whatever
 is lost afterwards, Envoy's ledger names the exchange and it is released. The end of
@@ -13,6 +14,7 @@ Events and commands are msgspec structs: made for every request, they cost a fif
 a frozen dataclass.
 """
 
+from collections.abc import Set as AbstractSet
 from enum import Enum, auto
 from typing import assert_never
 
@@ -23,23 +25,36 @@ from tollhouse.core.catalog import Catalog, Model, Operation, RedisDown
 from tollhouse.core.entitlement import Entitlement, entitlement
 from tollhouse.core.estimate import estimate
 from tollhouse.core.experience import Experience
-from tollhouse.core.forwarding import fit, forwarded, output_cap
+from tollhouse.core.fallback import serving
+from tollhouse.core.forwarding import forwarded, output_cap, strips
 from tollhouse.core.identity import Principal, covers
 from tollhouse.core.ids import ExchangeId, created_ms
-from tollhouse.core.model_list import model_entry, model_list
+from tollhouse.core.infer import Document, rewrite
+from tollhouse.core.infer_document import document_of
+from tollhouse.core.inquiry import Inquiry, Naming, Pass, server, unknown_model
 from tollhouse.core.openai import Request, parse
 from tollhouse.core.problems import Dialect, Kind, Problem, ProtocolError
 from tollhouse.core.prompt import texts
 from tollhouse.core.ratelimit import over_limit
 from tollhouse.core.reservation import Granted, Refused, Reservation, Typical
-from tollhouse.core.surface import PERMISSIONS, Endpoint, Place, Subject, find
+from tollhouse.core.surface import (
+    PERMISSIONS,
+    STREAM_INFER,
+    Place,
+    Subject,
+    find,
+)
 from tollhouse.core.usage import Facts
+
+OWN_CLUSTER = "extproc"
+"""Where this service answers for the server in Triton's gRPC."""
 
 
 class RequestHeaders(msgspec.Struct, frozen=True):
     """The request line, who sends it, and whether a body follows.
 
-    `is_grpc`: the client speaks gRPC, so refusals do too.
+    `is_grpc`: the client speaks gRPC, so refusals do too. `head`: what it says of the
+    length of the JSON before binary tensors.
     """
 
     method: str
@@ -47,12 +62,25 @@ class RequestHeaders(msgspec.Struct, frozen=True):
     principal: Principal
     has_body: bool
     is_grpc: bool = False
+    head: str | None = None
 
 
 class RequestBody(msgspec.Struct, frozen=True):
     """The whole body."""
 
     body: bytes
+
+
+class RequestRead(msgspec.Struct, frozen=True):
+    """The whole body, of a protocol that an adapter reads."""
+
+    document: Document
+
+
+class ModelNamed(msgspec.Struct, frozen=True):
+    """The whole body, which names a model to be told about."""
+
+    naming: Naming
 
 
 class TokensCounted(msgspec.Struct, frozen=True):
@@ -71,14 +99,30 @@ class StreamEnded(msgspec.Struct, frozen=True):
     """The ext_proc stream is over, in whatever way."""
 
 
-Event = RequestHeaders | RequestBody | TokensCounted | ReservationAnswered | StreamEnded
+Event = (
+    RequestHeaders
+    | RequestBody
+    | RequestRead
+    | ModelNamed
+    | TokensCounted
+    | ReservationAnswered
+    | StreamEnded
+)
 
 
 class Identify(msgspec.Struct, frozen=True):
-    """Answer the headers message: go on, and this is the exchange."""
+    """Answer the headers message: go on, and this is the exchange.
+
+    `is_all`: then hang up with OK, for a filter of its own judges what follows.
+    """
 
     exchange_id: ExchangeId
     principal: Principal
+    is_all: bool = False
+
+
+class ReadOn(msgspec.Struct, frozen=True):
+    """Answer the headers message: go on. The body will say more; it is no exchange."""
 
 
 class CountTokens(msgspec.Struct, frozen=True):
@@ -103,7 +147,8 @@ class Admit(msgspec.Struct, frozen=True):
     """Answer the body message: forward `body` to `cluster`, then hang up with OK.
 
     `strip`: the meter takes the usage event out, the client did not ask for it.
-    `injected`: the output cap in the body is ours.
+    `injected`: the output cap in the body is ours. `head_bytes`: of a body with binary
+    tensors, where its JSON ends. `path` takes the place of the client's, if not "".
     """
 
     body: bytes
@@ -112,6 +157,9 @@ class Admit(msgspec.Struct, frozen=True):
     injected: bool
     facts: Facts
     granted: Granted
+    content_type: str = "application/json"
+    head_bytes: int | None = None
+    path: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -132,13 +180,16 @@ class Release(msgspec.Struct, frozen=True):
     reservation: Reservation
 
 
-Command = Identify | CountTokens | Reserve | Admit | Answer | Refuse | Release
+Command = (
+    Identify | ReadOn | CountTokens | Reserve | Admit | Answer | Pass | Refuse | Release
+)
 
 
 class State(Enum):
     """Where an admission stands; the last four are final."""
 
     IDLE = auto()
+    NAMING = auto()
     IDENTIFIED = auto()
     COUNTING = auto()
     RESERVING = auto()
@@ -151,21 +202,28 @@ class State(Enum):
 class Admission:
     """One request on its way to a model."""
 
-    # Set on the way: twice from IDENTIFIED, thrice COUNTING, RESERVING on.
+    # Set on the way: from the headers, from the body, from RESERVING on.
     _headers: RequestHeaders
-    _operation: Operation
+    _place: Place
+    _document: Document | None = None
     _request: Request
     _model: Model
     _entitlement: Entitlement
     _reservation: Reservation
 
     def __init__(
-        self, exchange_id: ExchangeId, catalog: Catalog, experience: Experience
+        self,
+        exchange_id: ExchangeId,
+        catalog: Catalog,
+        experience: Experience,
+        down: AbstractSet[str] = frozenset(),
     ) -> None:
+        """Begin; `down` are the clusters that have no healthy host."""
         self.state = State.IDLE
         self._exchange_id = exchange_id
         self._catalog = catalog
         self._experience = experience
+        self._down = down
 
     def receive(self, event: Event) -> Command | None:
         """Advance by one event; return what must be done now.
@@ -183,14 +241,14 @@ class Admission:
         match self.state, event:
             case State.IDLE, RequestHeaders():
                 return self._identify(event)
-            case State.IDENTIFIED, RequestBody():
+            case State.IDENTIFIED, RequestBody() | RequestRead():
                 return self._judge(event)
+            case State.NAMING, ModelNamed(naming):
+                return self._tell_named(naming)
             case State.COUNTING, TokensCounted(tokens):
                 return self._reserve(tokens)
-            case State.RESERVING, ReservationAnswered(Granted() as granted):
-                return self._admit(granted)
-            case State.RESERVING, ReservationAnswered(Refused() as refused):
-                raise over_limit(refused, created_ms(self._exchange_id))
+            case State.RESERVING, ReservationAnswered(verdict):
+                return self._admit(verdict)
             case State.RESERVING, StreamEnded():
                 self.state = State.RELEASED
                 return Release(self._reservation)
@@ -199,6 +257,8 @@ class Admission:
             case _, (
                 RequestHeaders()
                 | RequestBody()
+                | RequestRead()
+                | ModelNamed()
                 | TokensCounted()
                 | ReservationAnswered()
             ):
@@ -207,30 +267,54 @@ class Admission:
                 assert_never(unreachable)
 
     def _identify(self, event: RequestHeaders) -> Command:
-        match find(event.method, event.path):
-            case Place(Endpoint(serves=Subject.MODELS)):
-                self.state = State.ANSWERED
-                return Answer(model_list(self._visible(event.principal)))
-            case Place(
-                Endpoint(serves=Subject.MODEL, dialect=Dialect.OPENAI), str(name)
-            ):
-                self.state = State.ANSWERED
-                return Answer(self._entry(name, event.principal))
-            case Place(Endpoint(serves=Operation() as operation)):
-                self._operation = operation
-            case _:
-                raise ProtocolError(f"no operation for {event.method} on this path")
+        place = find(event.method, event.path)
+        if place is None:
+            raise ProtocolError(f"nothing for {event.method} on this path")
+        self._headers, self._place = event, place
+        if place.endpoint.operation is None:
+            return self._tell(place)
         if not event.has_body:
-            raise Problem(Kind.INVALID_REQUEST, "The body must be a JSON object.")
-        self._headers = event
+            raise _no_body(place.endpoint.dialect)
         self.state = State.IDENTIFIED
-        return Identify(self._exchange_id, event.principal)
+        is_all = event.path == STREAM_INFER
+        return Identify(self._exchange_id, event.principal, is_all)
 
-    def _judge(self, event: RequestBody) -> Command:
+    def _tell(self, place: Place) -> Command:
+        dialect, has_body = place.endpoint.dialect, self._headers.has_body
+        inquiry, name = self._inquiry, place.model or ""
+        self.state = State.ANSWERED
+        match place.endpoint.serves, dialect:
+            case Subject.MODELS, _:
+                return Answer(inquiry.models())
+            case Subject.MODEL, Dialect.OPENAI:
+                return Answer(inquiry.entry(name))
+            case Subject.MODEL, Dialect.TRITON:
+                triton = inquiry.triton(name)
+                if has_body:  # nobody would judge it
+                    raise Problem(Kind.INVALID_REQUEST, "This path takes no body.")
+                return Pass(triton.http, place.path_of(triton.model))
+            case Subject.SERVER, Dialect.TRITON:
+                return Answer(server(place.endpoint.path))
+            case Subject.SERVER, _:
+                return Pass(OWN_CLUSTER)
+            case _:
+                if not has_body:
+                    raise _no_body(dialect)
+                self.state = State.NAMING
+                return ReadOn()
+
+    def _tell_named(self, naming: Naming) -> Command:
+        triton = self._inquiry.triton(naming.model())
+        self.state = State.ANSWERED
+        return Pass(triton.grpc, body=naming.renamed(triton.model))
+
+    def _judge(self, event: RequestBody | RequestRead) -> Command:
         principal = self._headers.principal
-        request = parse(self._operation, event.body)
-        model = self._covered(request, principal)
-        fit(request, model)
+        request = self._read(event)
+        # The key's scope on the requested model is enough: the operator chose who
+        # serves in its place.
+        requested = self._covered(request, principal)
+        model = serving(request, requested, self._catalog, self._down)
         entitled = entitlement(self._catalog, principal, model)
         if entitled is None:
             # Deny by default: no plan, no limits to hold, nothing admitted.
@@ -238,10 +322,22 @@ class Admission:
                 Kind.UNAVAILABLE, f"The plan {principal.plan!r} is not configured."
             )
         self._request, self._model, self._entitlement = request, model, entitled
-        if model.tokenizer is None:
+        if model.tokenizer is None or request.operation is Operation.INFER:
             return self._reserve(None)
         self.state = State.COUNTING
         return CountTokens(model.name, texts(request))
+
+    def _read(self, event: RequestBody | RequestRead) -> Request:
+        operation = self._place.endpoint.operation
+        if isinstance(event, RequestRead):
+            self._document = event.document
+        elif operation is Operation.INFER:
+            self._document = document_of(self._place, event.body, self._headers.head)
+        elif operation is not None:
+            return parse(operation, event.body)
+        if self._document is None:
+            raise ProtocolError("a body where nothing is to be done")
+        return self._document.request()
 
     def _reserve(self, tokens: int | None) -> Command:
         principal, request = self._headers.principal, self._request
@@ -261,7 +357,7 @@ class Admission:
                 operation=request.operation,
                 requested_model=request.model,
                 served_model=model.name,
-                cluster=model.cluster,
+                cluster=_cluster(model, self._place),
                 provider=model.provider,
                 weights=(weights.input, weights.cached_input, weights.output),
                 prices=(prices.input, prices.cached_input, prices.output),
@@ -282,51 +378,60 @@ class Admission:
         self.state = State.RESERVING
         return Reserve(self._reservation, entitled.redis_down, model.hold_seconds)
 
-    def _admit(self, granted: Granted) -> Command:
+    def _admit(self, verdict: Granted | Refused) -> Command:
+        if isinstance(verdict, Refused):
+            raise over_limit(verdict, created_ms(self._exchange_id))
         self.state = State.ADMITTED
-        request = self._request
+        request, granted = self._request, verdict
         facts = replace(self._reservation.facts, debits=granted.debits)
+        if self._document is not None:
+            return self._admit_document(self._document, facts, granted)
         body, injected = forwarded(request, self._model)
         return Admit(
             body=body,
             cluster=facts.cluster,
-            strip=request.stream and not request.wants_usage,
+            strip=strips(request),
             injected=injected,
             facts=facts,
             granted=granted,
         )
 
-    def _visible(self, principal: Principal) -> dict[str, int]:
-        return {
-            name: model.created
-            for name, model in self._catalog.models.items()
-            if self._is_visible(model, principal)
-        }
-
-    def _entry(self, name: str, principal: Principal) -> bytes:
-        model = self._catalog.models.get(name)
-        if model is None or not self._is_visible(model, principal):
-            raise _unknown_model(None)
-        return model_entry(model.name, model.created)
-
-    @staticmethod
-    def _is_visible(model: Model, principal: Principal) -> bool:
-        return any(
-            covers(principal, PERMISSIONS[it], model.name) for it in model.operations
+    def _admit_document(
+        self, document: Document, facts: Facts, granted: Granted
+    ) -> Command:
+        written = rewrite(self._request, self._model)
+        return Admit(
+            body=document.rewritten(written),
+            cluster=facts.cluster,
+            strip=False,
+            injected=False,
+            facts=facts,
+            granted=granted,
+            content_type=document.content_type,
+            head_bytes=document.head_bytes,
+            path=self._place.path_of(written.model),
         )
+
+    @property
+    def _inquiry(self) -> Inquiry:
+        return Inquiry(self._catalog, self._headers.principal)
 
     def _covered(self, request: Request, principal: Principal) -> Model:
         model = self._catalog.models.get(request.model)
         permission = PERMISSIONS[request.operation]
         if model is None or not covers(principal, permission, request.model):
-            raise _unknown_model("model")
+            raise unknown_model("model")
         return model
 
 
-def _unknown_model(param: str | None) -> Problem:
-    """Not there, or not for this key: alike, so that nobody learns which."""
-    return Problem(
-        Kind.MODEL_NOT_FOUND,
-        "The model does not exist or you do not have access to it.",
-        param,
-    )
+def _cluster(model: Model, place: Place) -> str:
+    if place.endpoint.operation is Operation.INFER and model.triton is not None:
+        is_grpc = place.endpoint.dialect is Dialect.GRPC
+        return model.triton.grpc if is_grpc else model.triton.http
+    return model.cluster
+
+
+def _no_body(dialect: Dialect) -> Problem:
+    is_grpc = dialect is Dialect.GRPC
+    what = "There is no message." if is_grpc else "The body must be a JSON object."
+    return Problem(Kind.INVALID_REQUEST, what)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from tollhouse.core.catalog import Operation
 from tollhouse.core.identity import Permission
@@ -58,6 +58,8 @@ PERMISSIONS: Final[Mapping[Operation, Permission]] = MappingProxyType(
 """What each operation needs: three APIs are ways to chat."""
 
 GRPC_SERVICE: Final = "/inference.GRPCInferenceService/"
+STREAM_INFER: Final = GRPC_SERVICE + "ModelStreamInfer"
+"""Any number of requests on one stream, any number of answers to each."""
 
 
 def _posts(
@@ -119,6 +121,13 @@ class Place:
     model: str | None = None
     version: str | None = None
 
+    def path_of(self, model: str) -> str:
+        """The path at a backend that calls the model so; "" where it is in no path."""
+        if self.model is None:
+            return ""
+        name = quote(model, safe="")
+        return self.endpoint.path.format(model=name, version=self.version)
+
 
 def find(method: str, path: str) -> Place | None:
     """What is at a path, None for nothing; `path` may carry a query string.
@@ -160,7 +169,7 @@ def _pattern(path: str) -> re.Pattern[str]:
     return re.compile(
         re.escape(path)
         .replace(r"\{model\}", f"(?P<model>{name})")
-        .replace(r"\{version\}", "(?P<version>[0-9]{1,18})")
+        .replace(r"\{version\}", "(?P<version>[0-9]+)")
     )
 
 

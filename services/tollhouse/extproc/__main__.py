@@ -22,6 +22,7 @@ from tollhouse.adapters.remote import Remote, RemoteSettings, open_remote
 from tollhouse.adapters.tls import server_tls
 from tollhouse.adapters.tokenizer import Tokenizers
 from tollhouse.core.experience import Experience
+from tollhouse.extproc.backends import Backends
 from tollhouse.extproc.config import Settings
 from tollhouse.extproc.ladder import Ladder
 from tollhouse.extproc.learner import Learner
@@ -70,6 +71,7 @@ async def main(process: Process) -> None:
     )
     metrics.watch_ledger(reader.lag)
     notes = AdmissionNotes(settings.ledger, settings.worker)
+    backends = Backends(admin, live)
     rotation = (
         []
         if admin is None
@@ -82,6 +84,8 @@ async def main(process: Process) -> None:
         ladder=Ladder(limiter, workers, metrics, note=notes.note),
         metrics=metrics,
         proof=proof,
+        stopping=process.stopping,
+        down=lambda: backends.down,
     )
     try:
         await serve(
@@ -98,6 +102,7 @@ async def main(process: Process) -> None:
                 workers.beat,
                 Refresher(redis, experience).run,
                 learner.run,
+                backends.run,
                 *rotation,
             ],
         )

@@ -7,12 +7,10 @@ is an immediate response or an error status.
 """
 
 import asyncio
-import contextlib
 import os
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable
+from collections.abc import Set as AbstractSet
 
 import grpc
 import structlog
@@ -27,6 +25,7 @@ from tollhouse.core.admission import (
     Command,
     CountTokens,
     Identify,
+    ReadOn,
     Refuse,
     Release,
     RequestHeaders,
@@ -36,42 +35,30 @@ from tollhouse.core.admission import (
     TokensCounted,
 )
 from tollhouse.core.experience import Experience
-from tollhouse.core.ids import exchange_id
-from tollhouse.core.limits import Measure
-from tollhouse.core.problems import Dialect, Kind, Problem, ProtocolError, Unavailable
-from tollhouse.core.reservation import Granted, Refused, Reservation
+from tollhouse.core.ids import ExchangeId, exchange_id
+from tollhouse.core.inquiry import Pass
+from tollhouse.core.problems import Dialect, Kind, Problem, ProtocolError
 from tollhouse.core.surface import dialect_of
+from tollhouse.extproc import own_server
 from tollhouse.extproc.convert import (
     from_pb_request,
     to_pb_admit,
     to_pb_answer,
     to_pb_hold,
     to_pb_identify,
+    to_pb_pass,
     to_pb_problem,
+    to_pb_read_on,
 )
 from tollhouse.extproc.ladder import Ladder
+from tollhouse.extproc.reserving import AWAY, Reserving, Verdict, may_be_held
+from tollhouse.extproc.stream_convert import is_of_stream
+from tollhouse.extproc.streams import Streams
 from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 _log = structlog.get_logger()
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
-
-_AWAY = Problem(
-    Kind.UNAVAILABLE,
-    "Limits can't be checked right now; try again in a moment.",
-    headers={"retry-after": "1"},
-)
-
-
-Verdict = Granted | Refused | None
-"""None: nobody could judge."""
-
-HOLD_STEP_SECONDS = 0.05
-"""How often a held request asks again: a Redis call each."""
-MOST_HELD = 256
-"""Requests held at once, per worker; one more is refused at once."""
-MOST_HELD_OF_TENANT = 32
-"""Of these, of one tenant: nobody waits in all the places there are."""
 
 
 class ExternalProcessorServicer:
@@ -89,16 +76,22 @@ class ExternalProcessorServicer:
         ladder: Ladder,
         metrics: Metrics,
         proof: bytes,
+        down: Callable[[], AbstractSet[str]] = frozenset,
+        stopping: asyncio.Event | None = None,
     ) -> None:
+        """Take what decides; `down` tells which clusters have no healthy host.
+
+        `stopping` is set when this process is to end.
+        """
         self._live = live
         self._experience = experience
         self._tokenizers = tokenizers
-        self._ladder = ladder
-        self._failed_for: str | None = None
-        self._metrics = metrics
+        self._reserving = Reserving(ladder, metrics)
+        self._streams = Streams(
+            self._begin, self._reserving, proof, stopping or asyncio.Event()
+        )
         self._proof = proof
-        self._held = Counter[str]()
-        self._releases: set[asyncio.Task[None]] = set()
+        self._down = down
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register on a server."""
@@ -111,55 +104,83 @@ class ExternalProcessorServicer:
         server.add_generic_rpc_handlers(
             [grpc.method_handlers_generic_handler(SERVICE, {"Process": method})]
         )
+        own_server.add_to(server)
 
     async def process(
         self,
         messages: AsyncIterator[ext_proc.ProcessingRequest],
         context: grpc.aio.ServicerContext[ext_proc.ProcessingRequest, bytes],
     ) -> AsyncIterator[bytes]:
-        """Run one admission over one stream."""
+        """Run one admission over one stream, or that of a stream of requests."""
         id_ = exchange_id(time.time_ns() // 1_000_000, os.urandom(10))
-        admission = Admission(id_, self._live.catalog, self._experience)
-        dialect = Dialect.OPENAI
+        is_over = False
         try:
-            async for message in messages:
-                event = from_pb_request(message)
-                if isinstance(event, RequestHeaders):
-                    dialect = Dialect.GRPC if event.is_grpc else dialect_of(event.path)
-                command = await self._counted(admission, admission.receive(event))
-                if isinstance(command, Reserve):
-                    verdict = await self._reserve(command)
-                    if _may_be_held(verdict, command):
-                        with self._place(command.reservation.facts.tenant) as is_free:
-                            if is_free:
-                                yield to_pb_hold(command.hold_seconds)
-                                verdict = await self._hold(command)
-                    self._count(verdict, command.reservation)
-                    command = _told(admission, verdict)
-                yield self._reply(command, id_, dialect)
-                if not isinstance(command, Identify):
-                    return
+            async for reply in self._replies(id_, messages):
+                if reply is None:
+                    is_over = True
+                else:
+                    yield reply
         except ProtocolError as error:
             _log.error("admission.failed", exchange_id=id_, reason=str(error))
         except Exception:  # noqa: BLE001 - the boundary: a bug is a 503, and logged
             _log.exception("admission.failed", exchange_id=id_)
+        if not is_over:
+            # Without an answer, where an OK would be a free ride.
+            await context.abort(grpc.StatusCode.INTERNAL, "not admitted")
+
+    async def _replies(
+        self, id_: ExchangeId, messages: AsyncIterator[ext_proc.ProcessingRequest]
+    ) -> AsyncIterator[bytes | None]:
+        """Yield the replies, in the end None: hang up with OK."""
+        admission = self._begin(id_)
+        reserving, headers = self._reserving, None
+        dialect = Dialect.OPENAI
+        try:
+            async for message in messages:
+                if is_of_stream(message):
+                    async for reply in self._streams.serve(message, messages):
+                        yield reply
+                    return
+                event = from_pb_request(message, headers)
+                if isinstance(event, RequestHeaders):
+                    headers = event
+                    dialect = Dialect.GRPC if event.is_grpc else dialect_of(event.path)
+                command = await self._counted(admission, admission.receive(event))
+                if isinstance(command, Reserve):
+                    verdict = await reserving.reserve(command)
+                    if may_be_held(verdict, command):
+                        with reserving.place(command.reservation.facts.tenant) as free:
+                            if free:
+                                yield to_pb_hold(command.hold_seconds)
+                                verdict = await reserving.hold(command)
+                    reserving.count(verdict, command.reservation)
+                    command = _told(admission, verdict)
+                yield self._reply(command, id_, dialect)
+                if not _goes_on(command):
+                    yield None
+                    return
         finally:
             ending = admission.receive(StreamEnded())
             if isinstance(ending, Release):
-                self._release_later(ending.reservation)
-        # Reached only without an answer: an OK here would be a free ride.
-        await context.abort(grpc.StatusCode.INTERNAL, "not admitted")
+                reserving.release_later(ending.reservation)
+
+    def _begin(self, id_: ExchangeId) -> Admission:
+        return Admission(id_, self._live.catalog, self._experience, self._down())
 
     async def drain(self) -> None:
         """Wait for the releases under way; call it once the server has stopped."""
-        await asyncio.gather(*self._releases)
+        await self._reserving.drain()
 
     def _reply(self, command: Command | None, id_: str, dialect: Dialect) -> bytes:
         match command:
             case Identify():
                 return to_pb_identify(command)
+            case ReadOn():
+                return to_pb_read_on()
             case Admit():
                 return to_pb_admit(command, id_, self._proof)
+            case Pass():
+                return to_pb_pass(command, self._proof)
             case Answer():
                 return to_pb_answer(command)
             case Refuse(problem):
@@ -177,91 +198,17 @@ class ExternalProcessorServicer:
         tokens = await self._tokenizers.count(command.model, command.texts)
         return admission.receive(TokensCounted(tokens))
 
-    async def _reserve(self, command: Reserve) -> Verdict:
-        try:
-            verdict = await self._ladder.reserve(
-                command.reservation, command.redis_down
-            )
-        except Unavailable as error:
-            # Of the others the ladder tells; these would fill the log as well.
-            if not error.transient and str(error) != self._failed_for:
-                self._failed_for = str(error)
-                _log.error("reservation.failed", reason=self._failed_for)
-            return None
-        self._failed_for = None
-        return verdict
 
-    async def _hold(self, command: Reserve) -> Verdict:
-        """Ask again until there is room, something else refuses, or the time is up."""
-        clock = asyncio.get_running_loop().time
-        until = clock() + command.hold_seconds
-        held = Reserve(
-            replace(command.reservation, is_held=True),
-            command.redis_down,
-            command.hold_seconds,
-        )
-        while True:
-            await asyncio.sleep(min(HOLD_STEP_SECONDS, max(0, until - clock())))
-            verdict = await self._reserve(held)
-            if not _may_be_held(verdict, held) or clock() >= until:
-                return verdict
-
-    @contextlib.contextmanager
-    def _place(self, tenant: str) -> Iterator[bool]:
-        """Take a place among the held until the block ends, if one is free."""
-        held = self._held
-        if held.total() >= MOST_HELD or held[tenant] >= MOST_HELD_OF_TENANT:
-            yield False
-            return
-        held[tenant] += 1
-        try:
-            yield True
-        finally:
-            held[tenant] -= 1
-            if not held[tenant]:
-                del held[tenant]
-
-    def _count(self, verdict: Verdict, reservation: Reservation) -> None:
-        """Tell operators which limits bind."""
-        facts = reservation.facts
-        match verdict:
-            case Refused(limit):
-                self._metrics.refused(limit, facts.served_model, facts.plan)
-            case Granted(shadowed=limits):
-                for limit in limits:
-                    self._metrics.shadowed(limit, facts.served_model, facts.plan)
-                    _log.info(
-                        "limit.shadowed",
-                        exchange_id=reservation.exchange_id,
-                        tenant=facts.tenant,
-                        key_id=facts.key_id,
-                        scope=limit.scope.name.lower(),
-                        measure=limit.measure.name.lower(),
-                    )
-
-    def _release_later(self, reservation: Reservation) -> None:
-        task = asyncio.create_task(self._release(reservation))
-        self._releases.add(task)
-        task.add_done_callback(self._releases.discard)
-
-    async def _release(self, reservation: Reservation) -> None:
-        # Else the ledger's end line, which has no `admitted`, releases it later.
-        with contextlib.suppress(Unavailable):
-            await self._ladder.release(reservation)
-
-
-def _may_be_held(verdict: Verdict, command: Reserve) -> bool:
-    """Whether time may help: the model is full, the client over no limit of its own."""
-    return (
-        isinstance(verdict, Refused)
-        and command.hold_seconds > 0
-        and verdict.limit.measure is Measure.CAPACITY
+def _goes_on(command: Command | None) -> bool:
+    """Whether a body is still to come."""
+    return isinstance(command, ReadOn) or (
+        isinstance(command, Identify) and not command.is_all
     )
 
 
 def _told(admission: Admission, verdict: Verdict) -> Command | None:
     if verdict is None:
-        return Refuse(_AWAY)
+        return Refuse(AWAY)
     return admission.receive(ReservationAnswered(verdict))
 
 
@@ -270,5 +217,5 @@ def _report(problem: Problem, id_: str) -> None:
 
     An outage was logged where it was met.
     """
-    if problem.kind is Kind.UNAVAILABLE and problem is not _AWAY:
+    if problem.kind is Kind.UNAVAILABLE and problem is not AWAY:
         _log.error("admission.refused", exchange_id=id_, reason=problem.message)

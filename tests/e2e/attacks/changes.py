@@ -111,6 +111,21 @@ def prefix(path: str) -> Change:
     return of_routes(edit)
 
 
+def loosened(name: str) -> Change:
+    """Let the pattern of this route, in all that have it, match what begins alike."""
+
+    def change(tree: Tree) -> None:
+        routes = _routes(tree)
+        (pattern,) = (
+            it["match"]["safe_regex"]["regex"] for it in routes if it["name"] == name
+        )
+        for route in routes:
+            if route["match"].get("safe_regex", {}).get("regex") == pattern:
+                route["match"]["safe_regex"]["regex"] = f"{pattern}.*"
+
+    return change
+
+
 def mapper(name: str) -> Change:
     def change(tree: Tree) -> None:
         config = manager(tree)["local_reply_config"]

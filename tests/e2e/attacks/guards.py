@@ -11,6 +11,7 @@ from tests.e2e.attacks.rig import Change
 
 _AUTHZ = "envoy.filters.http.ext_authz"
 _EXTPROC = "envoy.filters.http.ext_proc"
+_STREAMS = "streams"
 _ROUTER = "envoy.filters.http.router"
 
 
@@ -69,6 +70,8 @@ GUARDS = [
             ("traceparent", ("header-40",)),
             ("tracestate", ("header-41",)),
             ("baggage", ("header-42",)),
+            ("x-b3-", ("header-43",)),
+            ("b3", ("header-44",)),
         )
     ),
     Guard("filter.buffer", changes.without_filter(BUFFER), ("body-04", "body-05")),
@@ -113,6 +116,27 @@ GUARDS = [
         changes.of_filter(_EXTPROC, "metadata_options", "forwarding_namespaces"),
         ("model-01",),
     ),
+    Guard("filter.streams", changes.without_filter(_STREAMS), ("grpc-52",)),
+    Guard("streams.disabled", changes.always(_STREAMS), ("method-19",)),
+    Guard(
+        "streams.processing_mode.request_header_mode",
+        changes.of_filter(
+            _STREAMS, "processing_mode", "request_header_mode", value="SKIP"
+        ),
+        ("grpc-52",),
+    ),
+    Guard(
+        "streams.processing_mode.request_body_mode",
+        changes.of_filter(
+            _STREAMS, "processing_mode", "request_body_mode", value="NONE"
+        ),
+        ("grpc-52",),
+    ),
+    Guard(
+        "streams.metadata_options.forwarding_namespaces",
+        changes.of_filter(_STREAMS, "metadata_options", "forwarding_namespaces"),
+        ("grpc-52",),
+    ),
     Guard(
         "router.suppress_envoy_headers",
         changes.of_filter(_ROUTER, "suppress_envoy_headers"),
@@ -121,32 +145,30 @@ GUARDS = [
     *(
         Guard(f"route.{name}", changes.without_route(name), rows)
         for name, rows in (
-            ("grpc-unimplemented", ("grpc-43", "grpc-54")),
+            ("stream-unadmitted", ("grpc-52",)),
+            ("grpc-unimplemented", ("grpc-43", "grpc-71")),
             ("tunnel", ("method-22",)),
             ("far-too-large", ("body-06",)),
             ("too-large", ("body-13",)),
             ("content-encoding", ("body-20", "body-27")),
             ("healthz-method", ("method-18",)),
             ("models-method", ("method-16",)),
-            ("chat-method", ("method-01",)),
-            ("completions-method", ("method-15",)),
-            ("chat", ("header-01",)),
-            ("completions", ("header-25",)),
-            ("chat-unadmitted", ("json-01",)),
-            ("completions-unadmitted", ("model-08",)),
+            ("model-method", ("method-40",)),
+            ("api-method", ("method-01",)),
+            ("api", ("header-01",)),
+            ("api-unadmitted", ("json-01",)),
             ("models", ("model-04",)),
+            ("model", ("model-50",)),
         )
     ),
-    Guard("proof.chat", changes.of_routes(changes.any_proof, "chat"), ("header-01",)),
-    Guard(
-        "proof.completions",
-        changes.of_routes(changes.any_proof, "completions"),
-        ("header-25",),
-    ),
+    Guard("proof.stream", changes.of_routes(changes.any_proof, "stream"), ("grpc-52",)),
+    Guard("proof.api", changes.of_routes(changes.any_proof, "api"), ("header-01",)),
+    Guard("exact.api", changes.loosened("api"), ("path-05", "path-70")),
     *(
         Guard(f"unbuffered.{name}", changes.of_routes(changes.buffered, name), rows)
         for name, rows in (
-            ("grpc-unimplemented", ("grpc-54",)),
+            ("stream-unadmitted", ("grpc-54",)),
+            ("grpc-unimplemented", ("grpc-71",)),
             ("far-too-large", ("body-06",)),
             ("too-large", ("body-13",)),
         )
@@ -154,10 +176,9 @@ GUARDS = [
     *(
         Guard(f"exact.{path}", changes.prefix(path), rows)
         for path, rows in (
-            ("/v1/chat/completions", ("path-01", "path-05")),
-            ("/v1/completions", ("path-22",)),
-            ("/v1/models", ("path-18", "path-23")),
+            ("/v1/models", ("path-23",)),
             ("/healthz", ("path-24",)),
+            ("/inference.GRPCInferenceService/ModelStreamInfer", ("grpc-64",)),
         )
     ),
     *(
@@ -170,6 +191,10 @@ GUARDS = [
             ("x-forwarded-host", ("header-55",)),
             ("forwarded", ("header-56",)),
             ("x-real-ip", ("header-57",)),
+            ("x-client-ip", ("header-65",)),
+            ("true-client-ip", ("header-66",)),
+            ("cf-connecting-ip", ("header-67",)),
+            ("api-key", ("header-68",)),
             ("proxy-authorization", ("header-50",)),
             ("cookie", ("header-51",)),
             ("accept-encoding", ("header-52",)),
@@ -186,8 +211,9 @@ GUARDS = [
             ("headers_too_large", ("flood-10",)),
             ("http_version", ("smuggling-46",)),
             ("upgrade", ("method-30",)),
-            ("bad_request", ("smuggling-01",)),
+            ("bad_request", ("smuggling-01", "smuggling-21")),
             ("not_found", ("host-01",)),
+            ("anthropic", ("outage-10",)),
             ("unavailable", ("outage-01",)),
         )
     ),

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from tests.e2e.attacks import words
 from tests.e2e.attacks.rig import Gateway
 from tests.e2e.attacks.seen import Reply, Seen
+from tollhouse.core.surface import dialect_of
 
 _PAUSE_SECONDS = 0.2
 """Between the pieces of who reads late: longer than an early answer takes."""
@@ -58,8 +59,12 @@ class Http1:
     """Sends all of it before it reads, as most SDKs do."""
 
     async def __call__(self, gateway: Gateway) -> Seen:
-        if self.reads_late:
-            return await self._read_late(gateway)
+        seen = await (self._read_late if self.reads_late else self._talk)(gateway)
+        _, _, rest = self.pieces[0].partition(b" ")
+        seen.dialect = dialect_of(rest.decode("latin-1"))
+        return seen
+
+    async def _talk(self, gateway: Gateway) -> Seen:
         port = gateway.admin if self.to_admin else gateway.port
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         seen = Seen([])

@@ -22,6 +22,7 @@ from h2.exceptions import ProtocolError
 from tests.e2e.attacks import words
 from tests.e2e.attacks.rig import Gateway
 from tests.e2e.attacks.seen import Reply, Seen
+from tollhouse.core.surface import dialect_of
 
 Headers = Iterable[tuple[str | bytes, str | bytes]]
 
@@ -160,7 +161,9 @@ class Http2:
                 with contextlib.suppress(ProtocolError):  # reset meanwhile
                     say.send_headers(1, said, end_stream=True)
             await wire.flush()
-            return await wire.answered(1)
+            seen = await wire.answered(1)
+            seen.dialect = dialect_of(dict(listed).get(b":path", b"").decode("latin-1"))
+            return seen
 
     async def _send_body(self, wire: Wire) -> None:
         left = self.body

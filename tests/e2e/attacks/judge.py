@@ -11,7 +11,7 @@ from tests.e2e.attacks.rig import Gateway
 from tests.e2e.attacks.row import Row
 from tests.e2e.attacks.seen import Reply, Seen
 from tests.e2e.edge.backend import Received
-from tollhouse.core.problems import Kind
+from tollhouse.core.problems import Dialect, Kind
 
 WITHIN_SECONDS = 8.0
 """No attack may hang longer, whatever it does not send."""
@@ -27,6 +27,8 @@ _PRIVATE = frozenset(
         *("grpc-accept-encoding", "traceparent", "tracestate", "baggage"),
         *("x-tollhouse-admitted", "x-tollhouse-cluster", "content-encoding"),
         *("forwarded", "x-real-ip", "x-forwarded-for", "x-forwarded-host"),
+        *("x-client-ip", "true-client-ip", "cf-connecting-ip", "b3", "x-b3-traceid"),
+        *("x-api-key", "api-key"),
     }
 )
 _OURS = frozenset({"x-tollhouse-exchange", "x-tollhouse-default-max-tokens"})
@@ -90,10 +92,10 @@ def _answer_faults(row: Row, seen: Seen) -> Iterator[str]:
             yield "tells what it is made of"
         # Of 400 on only: what a good answer says is the model's.
         if reply.status >= 400 or reply.is_grpc:
-            yield from _refusal_faults(row, reply)
+            yield from _refusal_faults(row, reply, seen.dialect)
 
 
-def _refusal_faults(row: Row, reply: Reply) -> Iterator[str]:
+def _refusal_faults(row: Row, reply: Reply, dialect: Dialect) -> Iterator[str]:
     said = reply.body + (reply.header("grpc-message") or "").encode()
     if word := _TELLTALE.search(said):
         yield f"says {word[0]!r}"
@@ -107,9 +109,11 @@ def _refusal_faults(row: Row, reply: Reply) -> Iterator[str]:
         return
     if row.expect.is_plain or reply.is_bodiless:
         return
-    if not reply.has_error_object:
-        yield f"not OpenAI's error object: {reply.body[:100]!r}"
-    elif reply.error_code not in CODES:
+    if dialect is Dialect.GRPC:  # asked for in another protocol
+        dialect = Dialect.OPENAI
+    if not reply.has_error_in(dialect):
+        yield f"not an error object of {dialect}: {reply.body[:100]!r}"
+    elif dialect is Dialect.OPENAI and reply.error_code not in CODES:
         yield f"code {reply.error_code!r} is none of ours"
 
 

@@ -35,6 +35,9 @@ NO_GUARD = {
     "common_http_protocol_options.idle_timeout": _BOUNDS,
     "filter.lua": _ANSWERS,
     "lua.default_source_code": _ANSWERS,
+    "lua.source_codes": _ANSWERS,
+    "filter.errors": "words of foreign failures: tests/e2e/backends",
+    "errors.default_source_code": "words of foreign failures: tests/e2e/backends",
     "filter.router": "without it Envoy does not start",
     "ext_authz.grpc_service": "its timeout: tests/e2e/edge/test_admission.py",
     "ext_authz.transport_api_version": "without it Envoy does not start",
@@ -54,11 +57,22 @@ NO_GUARD = {
     "private.authorization": "a second time: authz asks for it to be removed, too",
     "private.x-envoy-internal": "a second time: early.x-envoy-; Envoy's own is for"
     " addresses it takes for internal, none here",
-    "mapper.own_grpc": "words of refusals in gRPC, which has no route yet",
+    "mapper.own_grpc": "words of refusals in gRPC: tests/e2e/triton",
+    "route.stream": "an answer, not a refusal: tests/e2e/triton",
+    "streams.grpc_service": _OURS,
+    "streams.message_timeout": "how long a client may take to begin",
+    "streams.status_on_error": "ext_proc, which comes first, has its own",
+    "streams.processing_mode.request_trailer_mode": "full duplex wants it so",
+    "streams.processing_mode.response_header_mode": _ANSWERS,
+    "streams.processing_mode.response_trailer_mode": _ANSWERS,
+    "streams.forward_rules": _OURS,
+    "streams.mutation_rules": _OURS,
+    "streams.metadata_options.receiving_namespaces": _ANSWERS,
+    "private.x-api-key": "a second time: authz asks for it to be removed, too",
     "mapper.timeout": "words of a 504: tests/e2e/edge/test_admission.py",
     "mapper.bad_gateway": "words of a 502: tests/e2e/edge/test_meter.py",
 }
-"""Why the rest is none. `failure_mode_allow` is off in both filters, and is a second
+"""Why the rest is none. `failure_mode_allow` is off in all filters, and is a second
 lock: whom authz did not name extproc refuses, and whoever extproc did not judge meets
 the routes before admission, which answer 503. check-config wants both off."""
 
@@ -108,6 +122,8 @@ def _route_places(hosts: Tree) -> Iterator[str]:
             yield f"exact.{route['match']['path']}"
         if "route" in route:
             yield f"proof.{route['name']}"
+            if "safe_regex" in route["match"]:
+                yield f"exact.{route['name']}"
         if BUFFER in route.get("typed_per_filter_config", {}):
             yield f"unbuffered.{route['name']}"
 

@@ -42,14 +42,19 @@ models:
   tiny-chat: &model
     cluster: tiny-chat
     provider: triton
-    operations: [chat, completions]
+    operations: [chat, completions, responses, messages, infer]
+    triton: {grpc: tiny-chat-grpc, http: tiny-chat-http}
     context: 4096
     default_output_tokens: 256
     max_output_tokens: 4096
     weights: {input: 1, cached_input: 0, output: 5}
     prices: {input: 0.10, cached_input: 0.05, output: 0.40}
     bytes_per_token: 2.5
-  pictures: {<<: *model, provider: openai}
+  pictures:
+    <<: *model
+    provider: openai
+    operations: [chat, completions, responses, messages]
+  vectors: {<<: *model, provider: openai, operations: [embeddings]}
   private: *model
 plans:
   demo: {}
@@ -139,7 +144,11 @@ class Rig:
             clusters={
                 "authz": socket("authz"),
                 "extproc": socket("extproc"),
-                "tiny-chat": [Address(host="127.0.0.1", port=gateway.backend.port)],
+                # It speaks HTTP/1.1: what comes in HTTP/2 was let through all the same.
+                **{
+                    name: [Address(host="127.0.0.1", port=gateway.backend.port)]
+                    for name in ("tiny-chat", "tiny-chat-grpc", "tiny-chat-http")
+                },
             },
             proof=_PROOF,
             ledger=gateway.folder / "ledger.jsonl",
@@ -183,13 +192,15 @@ def _keys(redis_url: str, pepper: Path) -> dict[bytes, bytes]:
         for tenant in ("acme", "gone"):
             ring.create_tenant(tenant, "demo")
         scopes = (
-            "chat:write=tiny-* chat:write=pictures completions:write=tiny-* models:read"
+            "chat:write=tiny-* chat:write=pictures completions:write=tiny-* "
+            "embeddings:write=vectors infer:write=tiny-* models:read"
         )
         good, _ = ring.create_key("acme", scopes=scopes)
         narrow, _ = ring.create_key("acme", scopes="chat:write=tiny-chat")
         bound, _ = ring.create_key("acme", networks=["203.0.113.0/24"])
         revoked, record = ring.create_key("acme")
         ring.revoke(record.key_id)
+        reader, _ = ring.create_key("acme", scopes="models:read")
     finally:
         ring.close()
     past = Keyring(redis_url, Pepper.read(pepper), clock=lambda: 0.0)
@@ -197,7 +208,7 @@ def _keys(redis_url: str, pepper: Path) -> dict[bytes, bytes]:
         expired, _ = past.create_key("acme", expires_at=1.0)
     finally:
         past.close()
-    keys = (good, narrow, bound, revoked, expired)
+    keys = (good, narrow, bound, revoked, expired, reader)
     return dict(zip(words.KEYS, (key.encode() for key in keys), strict=True))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from tests.e2e.attacks.rig import Gateway
 from tests.e2e.attacks.seen import Reply, Seen
 from tests.e2e.edge.backend import Received
+from tollhouse.core.problems import Dialect
 
 Send = Callable[[Gateway], Awaitable[Seen]]
 Arrived = Callable[[Received], object]
@@ -23,7 +24,8 @@ class Expect:
     """What the attacker gets.
 
     `statuses` of the only answer; of several, one after the other, `each` has them.
-    `code` is that of OpenAI's error object, None for the code `null`.
+    `code` is that of OpenAI's error object, None for the code `null`; other dialects
+    have none.
     """
 
     statuses: frozenset[int] = frozenset({200})
@@ -47,18 +49,19 @@ class Expect:
         elif len(got) > 1 or got[0] not in self.statuses:
             yield f"answers {got}, not one of {sorted(self.statuses)}"
         for reply in seen.replies:
-            yield from self._reply_faults(reply)
+            yield from self._reply_faults(reply, seen.dialect)
         if self.fits is not None and not self.fits(seen):
             yield "the answer is not as it should be"
 
-    def _reply_faults(self, reply: Reply) -> Iterator[str]:
+    def _reply_faults(self, reply: Reply, dialect: Dialect) -> Iterator[str]:
         if self.grpc is not None and reply.header("grpc-status") != str(self.grpc):
             yield f"grpc-status {reply.header('grpc-status')!r}, not {self.grpc}"
         for name, value in self.headers:
             if reply.header(name) != value:
                 yield f"{name}: {reply.header(name)!r}, not {value!r}"
-        named = self.code != ANY and reply.status >= 400 and reply.has_error_object
-        if named and reply.error_code != self.code:
+        is_named = self.code != ANY and dialect is Dialect.OPENAI
+        has_code = reply.status >= 400 and reply.has_error_in(Dialect.OPENAI)
+        if is_named and has_code and reply.error_code != self.code:
             yield f"code {reply.error_code!r}, not {self.code!r}"
 
 
@@ -84,6 +87,15 @@ class Row:
 def refused(*statuses: int, code: str | None = ANY, **more: Any) -> Expect:
     """An error of ours, in the protocol spoken."""
     return Expect(frozenset(statuses), code, **more)
+
+
+def says(*texts: str, status: int = 400) -> Expect:
+    """A refusal that says why; for dialects without codes."""
+
+    def fits(seen: Seen) -> bool:
+        return all(text.encode() in seen.replies[0].body for text in texts)
+
+    return refused(status, fits=fits)
 
 
 UNAUTHENTICATED = refused(401, code="invalid_api_key")

@@ -4,6 +4,17 @@ import dataclasses
 import json
 from typing import Any
 
+from tollhouse.core.problems import Dialect
+
+_ANTHROPIC = frozenset(
+    {
+        *("invalid_request_error", "authentication_error", "permission_error"),
+        *("not_found_error", "request_too_large", "rate_limit_error", "api_error"),
+        *("timeout_error", "overloaded_error"),
+    }
+)
+"""https://docs.claude.com/en/api/errors"""
+
 
 @dataclasses.dataclass
 class Reply:
@@ -24,25 +35,34 @@ class Reply:
         """Whether it speaks gRPC."""
         return (self.header("content-type") or "").startswith("application/grpc")
 
-    @property
-    def error(self) -> dict[str, Any]:
-        """The value of OpenAI's `error` key; empty where there is none."""
-        try:
-            found = json.loads(self.body)["error"]
-        except (ValueError, TypeError, KeyError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
-    @property
-    def has_error_object(self) -> bool:
-        """Whether the body is OpenAI's error object, with all of its keys."""
-        return self.error.keys() >= {"message", "type", "param", "code"}
+    def has_error_in(self, dialect: Dialect) -> bool:
+        """Whether the body is this dialect's error object, with all of its keys."""
+        match dialect, self._json():
+            case (
+                Dialect.OPENAI,
+                {"error": {"message": str(), "type": str(), "param": _, "code": _}},
+            ):
+                return True
+            case (
+                Dialect.ANTHROPIC,
+                {"type": "error", "error": {"type": str() as kind, "message": str()}},
+            ):
+                return kind in _ANTHROPIC
+            case Dialect.TRITON, {"error": str()}:
+                return True
+        return False
 
     @property
     def error_code(self) -> str | None:
-        """OpenAI's code."""
-        code: str | None = self.error["code"]
+        """OpenAI's code, of OpenAI's error object."""
+        code: str | None = self._json()["error"]["code"]
         return code
+
+    def _json(self) -> Any:
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            return None
 
 
 @dataclasses.dataclass
@@ -56,3 +76,5 @@ class Seen:
     """HTTP/2 settings the gateway announced."""
     window: int = 0
     """What HTTP/2's connection window grew by at its start."""
+    dialect: Dialect = Dialect.OPENAI
+    """That of the path that was asked for."""

@@ -1,6 +1,7 @@
 """check-config finds each edit that would break a promise, and says what to do."""
 
 import pytest
+import yaml
 
 from tollhouse.cli.__main__ import main
 from tollhouse.cli.check_config import check
@@ -139,7 +140,8 @@ def test_the_repositorys_files_are_fine(capsys):
             "  - name: tiny-chat\n",
             "  - name: tiny-chatter\n",
             "clusters: model `tiny-chat` of tollhouse.yaml goes to cluster `tiny-chat`",
-            "name one of authz, extproc, tiny-chatter in models.tiny-chat.cluster",
+            "authz, extproc, tiny-chatter, tiny-chat-grpc, tiny-chat-http in"
+            " models.tiny-chat.cluster",
             id="cluster missing",
         ),
         pytest.param(
@@ -148,6 +150,13 @@ def test_the_repositorys_files_are_fine(capsys):
             "http_filters: the meter (meter.lua) is missing",
             "add it",
             id="no meter",
+        ),
+        pytest.param(
+            "filename: errors.lua",
+            "filename: other.lua",
+            "http_filters: errors.lua is missing",
+            "add it",
+            id="no errors.lua",
         ),
         pytest.param(
             "path_with_escaped_slashes_action: REJECT_REQUEST",
@@ -207,11 +216,39 @@ def test_the_repositorys_files_are_fine(capsys):
             id="cookies to a backend",
         ),
         pytest.param(
-            "overrides: {}",
-            "disabled: true",
+            "v3.FilterConfig\n",
+            "v3.FilterConfig\n                    disabled: true\n",
             "route_config: no route enables ext_proc",
             "enable it on the routes before admission",
             id="nothing admits",
+        ),
+        pytest.param(
+            "  - name: tiny-chat-grpc\n",
+            "  - name: tiny-chat-other\n",
+            "tiny-chat` of tollhouse.yaml goes to cluster `tiny-chat-grpc`",
+            "in models.tiny-chat.triton.grpc",
+            id="Triton's cluster missing",
+        ),
+        pytest.param(
+            "name: streams\n            disabled: true",
+            "name: streams",
+            ".disabled: must be true",
+            "only the routes of streams may enable it",
+            id="every body a stream",
+        ),
+        pytest.param(
+            "envoy.filters.http.buffer: &unbuffered",
+            "unused: &unbuffered",
+            "(stream-unadmitted).typed_per_filter_config: the buffer would wait",
+            "disable it here",
+            id="streams deadlock",
+        ),
+        pytest.param(
+            "envoy.filters.http.ext_proc:                           # names",
+            "unused:  #",
+            "(stream-unadmitted).typed_per_filter_config: nobody names the exchange",
+            "enable the other ext_proc",
+            id="streams without a name",
         ),
     ],
 )
@@ -280,3 +317,36 @@ def test_an_open_admin_is_found(tmp_path):
     (line,) = check(CONFIG, changed)
 
     assert line.startswith(f"{changed}: admin.allow_paths: is missing")
+
+
+@pytest.mark.parametrize(
+    ("about", "path"),
+    [
+        ({"provider": "triton"}, "/healthz"),
+        ({"provider": "openai", "server": "nim"}, "/v1/health/ready"),
+        ({"provider": "openai"}, "of its server"),
+    ],
+)
+def test_a_fallback_needs_somebody_who_knows_when(tmp_path, about, path):
+    """Without checks Envoy calls everybody healthy, and the fallback never serves."""
+    model = {
+        "cluster": "tiny-chat",
+        "operations": ["chat"],
+        "context": 100,
+        "default_output_tokens": 10,
+        "max_output_tokens": 50,
+    }
+    models = {
+        "m": model | about | {"fallback": ["o"]},
+        "o": model | {"cluster": "authz"},
+    }
+    config = tmp_path / "tollhouse.yaml"
+    config.write_text(yaml.safe_dump({"models": models, "plans": {"p": {}}}))
+    (found,) = check(config, ENVOY)
+    assert f"add health_checks with path {path}" in found
+
+    checked = tmp_path / "envoy.yaml"
+    checks = "health_checks: [{ timeout: 1s, http_health_check: { path: /health } }]"
+    name = "  - name: tiny-chat\n"
+    checked.write_text(ENVOY.read_text().replace(name, f"{name}    {checks}\n"))
+    assert [] == list(check(config, checked))

@@ -18,7 +18,7 @@ module: Any = luajit21.LuaRuntime(unpack_returned_tuples=True).execute(
 )
 NAMES = [
     *("INVALID_REQUEST", "CONTEXT_LENGTH", "UPSTREAM_FAILED", "UNAVAILABLE"),
-    *("OVERLOADED", "TIMED_OUT"),
+    *("OVERLOADED", "TIMED_OUT", "MODEL_NOT_FOUND"),
 ]
 
 
@@ -63,7 +63,7 @@ def test_a_path_has_the_same_dialect_here_and_there(endpoint):
         (422, "INVALID_REQUEST"),
         (429, "OVERLOADED"),
         (500, "UPSTREAM_FAILED"),
-        (501, "UPSTREAM_FAILED"),
+        (501, "INVALID_REQUEST"),  # Triton's, of one answer from a model that streams
         (502, "UPSTREAM_FAILED"),
         (503, "UNAVAILABLE"),
         (504, "TIMED_OUT"),
@@ -74,6 +74,22 @@ def test_a_path_has_the_same_dialect_here_and_there(endpoint):
 @pytest.mark.parametrize("body", [None, "", CANARY, f'{{"detail":"{CANARY}"}}'])
 def test_the_status_decides(status, name, body):
     assert name == problem(status, body)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "body", "name"),
+    [
+        ("/v2/models/tiny/versions/7", 404, None, "MODEL_NOT_FOUND"),
+        ("/v2/models/tiny/versions/7/infer", 400, "unknown model", "MODEL_NOT_FOUND"),
+        ("/v2/models/tiny/versions/7/infer", 503, None, "UNAVAILABLE"),
+        ("/v2/models/tiny/versions/7/infer", 400, None, "INVALID_REQUEST"),
+        ("/v2/models/tiny", 404, None, "UNAVAILABLE"),
+        ("/v1/models/versions/7", 404, None, "UNAVAILABLE"),
+    ],
+)
+def test_a_version_may_be_one_that_never_was(path, status, body, name):
+    """A model of the catalog that is not there is our fault; its version is theirs."""
+    assert name == module["problem_at"](path, status, body)
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])

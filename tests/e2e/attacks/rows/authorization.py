@@ -207,6 +207,25 @@ ROWS = [
                 refused(each=(200, 401)),
                 is_chat,
             ),
+            *(
+                (
+                    at,
+                    f"a key that may not chat, to {path}",
+                    "authz: a scope per operation",
+                    ask(path, key=words.READER),
+                    refused(403, code="insufficient_permissions"),
+                )
+                for at, path in enumerate(
+                    (words.CHAT, words.RESPONSES, words.MESSAGES), start=64
+                )
+            ),
+            (
+                67,
+                "a key that may not embed",
+                "authz: a scope per operation",
+                ask(words.EMBEDDINGS, body=words.EMBED, key=words.NARROW),
+                refused(403, code="insufficient_permissions"),
+            ),
         ],
     )
 ]

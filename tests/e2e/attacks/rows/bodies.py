@@ -3,6 +3,7 @@
 import json
 
 from tests.e2e.attacks import words
+from tests.e2e.attacks.row import Arrived
 from tests.e2e.edge.backend import Received
 
 _PLAIN = json.loads(words.BODY)
@@ -21,6 +22,16 @@ def chat(**fields: object) -> bytes:
 def prompt(**fields: object) -> bytes:
     """The plain completion with other or further fields."""
     return json.dumps(json.loads(words.PROMPT) | fields).encode()
+
+
+def embed(**fields: object) -> bytes:
+    """The plain request for embeddings with other or further fields."""
+    return json.dumps(json.loads(words.EMBED) | fields).encode()
+
+
+def respond(**fields: object) -> bytes:
+    """The plain request for a response with other or further fields."""
+    return json.dumps(json.loads(words.RESPOND) | fields).encode()
 
 
 def parts(*listed: object, model: str = "pictures") -> bytes:
@@ -42,6 +53,22 @@ def is_prompt(received: Received) -> bool:
     return received.line == f"POST {words.COMPLETIONS} HTTP/1.1" and json.loads(
         received.body
     ) == json.loads(words.PROMPT)
+
+
+def arrives_at(path: str, body: bytes) -> Arrived:
+    """Say that what arrives is this body, on this path."""
+
+    def holds(received: Received) -> bool:
+        is_there = received.line == f"POST {path} HTTP/1.1"
+        return is_there and json.loads(received.body) == json.loads(body)
+
+    return holds
+
+
+def with_number(body: bytes, field: str, text: str) -> bytes:
+    """A body whose field has this JSON text, whatever it is."""
+    marked = json.dumps(json.loads(body) | {field: "@here@"})
+    return marked.replace('"@here@"', text).encode()
 
 
 def has(**fields: object):

@@ -70,6 +70,8 @@ _TRACES = [
     ),
     (41, "trace state of the client's choice", "tracestate: evil=1"),
     (42, "baggage that later services would trust", "baggage: tenant=evil"),
+    (43, "a trace id, Zipkin's way", "x-b3-traceid: 463ac35c9f6413ad48485a3953bb6124"),
+    (44, "a trace in one header, Zipkin's way", "b3: 0"),
 ]
 _PRIVATES = [
     (
@@ -84,6 +86,11 @@ _PRIVATES = [
     (55, "a host for the backend to trust", "x-forwarded-host: evil.test"),
     (56, "a standard's address for the backend to trust", "forwarded: for=evil"),
     (57, "another address for the backend to trust", "x-real-ip: evil"),
+    (65, "a proxy's address for the backend to trust", "x-client-ip: evil"),
+    (66, "a network's address for the backend to trust", "true-client-ip: evil"),
+    (67, "another network's address to trust", "cf-connecting-ip: evil"),
+    (68, "a key for another service reaches the backend", "api-key: evil"),
+    (69, "a key of Anthropic's reaches the backend", "x-api-key: evil"),
 ]
 
 ROWS = [

@@ -6,7 +6,7 @@ from tests.e2e.attacks.rows.bodies import parts
 
 _DATA = "extproc: images as data: URLs only"
 _PARTS = "extproc: text and images only"
-_PIXEL = "data:image/png;base64,iVBORw0KGgo="
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
 
 
 def image(url: object) -> dict[str, object]:
@@ -14,7 +14,7 @@ def image(url: object) -> dict[str, object]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-_URLS = [
+URLS = [
     (1, "the metadata service", "http://169.254.169.254/latest/meta-data/"),
     (2, "the metadata service by IPv6", "http://[fd00:ec2::254]/latest/meta-data/"),
     (3, "loopback", "http://localhost:9901/quitquitquit"),
@@ -32,7 +32,7 @@ _URLS = [
     (15, "data without base64", "data:image/png,evil"),
     (16, "data that is no base64", "data:image/png;base64,..//..//etc"),
     (17, "data: in upper case, of a file", "DATA:file:///etc/passwd"),
-    (18, "a URL that is none", {"url": _PIXEL}),
+    (18, "a URL that is none", {"url": PIXEL}),
     (19, "an empty URL", ""),
 ]
 _KINDS = [
@@ -68,7 +68,7 @@ _KINDS = [
     (
         39,
         "an image that carries a second one",
-        image(_PIXEL) | {"video_url": {"url": "http://evil"}},
+        image(PIXEL) | {"video_url": {"url": "http://evil"}},
     ),
     (
         40,
@@ -78,7 +78,7 @@ _KINDS = [
     (
         41,
         "a URL beside the data",
-        {"type": "image_url", "image_url": {"url": _PIXEL, "uri": "http://evil"}},
+        {"type": "image_url", "image_url": {"url": PIXEL, "uri": "http://evil"}},
     ),
     (
         42,
@@ -92,7 +92,7 @@ ROWS = [
         "ssrf",
         [
             (at, what, _DATA, ask(body=parts(image(it))), INVALID)
-            for at, what, it in _URLS
+            for at, what, it in URLS
         ],
     ),
     *rows(
@@ -106,16 +106,16 @@ ROWS = [
                 50,
                 "an image for a model that takes text",
                 "extproc: Triton's models take text",
-                ask(body=parts(image(_PIXEL), model="tiny-chat")),
+                ask(body=parts(image(PIXEL), model="tiny-chat")),
                 INVALID,
             ),
             (
                 51,
                 "an image as it should be",
                 _DATA,
-                ask(body=parts({"type": "text", "text": "a"}, image(_PIXEL))),
+                ask(body=parts({"type": "text", "text": "a"}, image(PIXEL))),
                 PASSES,
-                lambda received: _PIXEL.encode() in received.body,
+                lambda received: PIXEL.encode() in received.body,
             ),
         ],
     ),

@@ -1,5 +1,7 @@
 """Methods, upgrades and tunnels other than the one POST a path answers."""
 
+import itertools
+
 from tests.e2e.attacks import words
 from tests.e2e.attacks.http1 import ask
 from tests.e2e.attacks.http2 import Http2, fields
@@ -74,6 +76,30 @@ ROWS = [
                 _ROUTE,
                 ask(words.MODELS, method="DELETE"),
                 _NOT_GET,
+            ),
+            (
+                40,
+                "POST to the path of one model",
+                _ROUTE,
+                ask(f"{words.MODELS}/tiny-chat"),
+                _NOT_GET,
+            ),
+            (
+                41,
+                "DELETE of one model",
+                _ROUTE,
+                ask(f"{words.MODELS}/tiny-chat", method="DELETE", body=b""),
+                _NOT_GET,
+            ),
+            *(
+                (at, f"{method} of {path}", _ROUTE, ask(path, method=method), _NOT_POST)
+                for at, (path, method) in enumerate(
+                    itertools.product(
+                        (words.EMBEDDINGS, words.RESPONSES, words.MESSAGES),
+                        ("GET", "DELETE", "PUT"),
+                    ),
+                    start=50,
+                )
             ),
             (18, "POST to the health check", _ROUTE, ask("/healthz"), _NOT_GET),
             (

@@ -1,8 +1,20 @@
 """Models that the key does not cover, or that are named in two places."""
 
+import json
+
 from tests.e2e.attacks import words
-from tests.e2e.attacks.http1 import ask
-from tests.e2e.attacks.row import INVALID, NO_MODEL, PASSES, Expect, rows
+from tests.e2e.attacks.http1 import Http1, ask
+from tests.e2e.attacks.row import (
+    INVALID,
+    NO_MODEL,
+    NOT_HTTP,
+    PASSES,
+    UNAUTHENTICATED,
+    UNKNOWN_URL,
+    Expect,
+    refused,
+    rows,
+)
 from tests.e2e.attacks.rows.bodies import chat, has, is_chat, prompt
 from tests.e2e.attacks.seen import Seen
 
@@ -40,7 +52,109 @@ def _hides_the_private(seen: Seen) -> bool:
     )
 
 
+def _is_the_model(seen: Seen) -> bool:
+    return json.loads(seen.replies[0].body).get("id") == "tiny-chat"
+
+
+def _look(name: str, **more: object) -> Http1:
+    """Look at one model."""
+    return ask(f"{words.MODELS}/{name}", method="GET", body=b"", **more)
+
+
+_UNSEEN = [
+    (51, "the path of a model beyond the key's scopes", "private"),
+    (52, "the path of a model that is not there", "no-such"),
+    (53, "a path parameter of a model", "tiny-chat;x=1"),
+    (54, "a trailing slash of a model", "tiny-chat/"),
+    (55, "a glob as a model's path", "tiny-*"),
+    (56, "a model behind a model's path", "tiny-chat/private"),
+    (57, "an encoded line break behind a model's path", "tiny-chat%0d%0aevil"),
+    (58, "a hash tag of Redis as a model's path", "%7Btag%7Dtiny-chat"),
+    (59, "bytes that are no UTF-8 as a model's path", "%ff%fe"),
+    (60, "a twice encoded slash in a model's path", "..%252f..%252fprivate"),
+    (61, "the path of a private model, encoded", "%70rivate"),
+]
+
 ROWS = [
+    *rows(
+        "model",
+        [(at, what, _SCOPES, _look(it), NO_MODEL) for at, what, it in _UNSEEN],
+    ),
+    *rows(
+        "model",
+        [
+            (
+                50,
+                "the path of a model",
+                _SCOPES,
+                _look("tiny-chat"),
+                Expect(fits=_is_the_model),
+            ),
+            (
+                62,
+                "dots as a model's path",
+                "normalize_path before routing",
+                _look("../../v2/repository/index"),
+                refused(404),
+            ),
+            (
+                63,
+                "encoded dots as a model's path",
+                "normalize_path before routing",
+                _look("%2e%2e/private"),
+                UNKNOWN_URL,
+            ),
+            (
+                64,
+                "NUL in a model's path",
+                _SCOPES,
+                _look("tiny-chat%00"),
+                refused(400, 404),
+            ),
+            (
+                65,
+                "50 KB as a model's path",
+                "max_request_headers_kb",
+                _look("m" * 50_000),
+                refused(431, code="headers_too_large"),
+            ),
+            (
+                66,
+                "20 KB as a model's path",
+                _SCOPES,
+                _look("m" * 20_000),
+                NO_MODEL,
+            ),
+            (
+                67,
+                "an encoded slash in a model's path",
+                "path_with_escaped_slashes_action rejects",
+                _look("..%2fprivate"),
+                NOT_HTTP,
+            ),
+            (
+                68,
+                "a model's path without a model",
+                "authz: a scope per path",
+                _look(""),
+                refused(403, code="insufficient_permissions"),
+            ),
+            (
+                69,
+                "the path of a model by nobody",
+                "authz takes one bearer credential, written exactly",
+                _look("tiny-chat", key=None),
+                UNAUTHENTICATED,
+            ),
+            (
+                70,
+                "the path of a model, without the scope to list",
+                "authz: a scope per operation",
+                _look("tiny-chat", key=words.NARROW),
+                refused(403, code="insufficient_permissions"),
+            ),
+        ],
+    ),
     *rows(
         "model",
         [

@@ -10,7 +10,7 @@ from tests.e2e.attacks.rows.bodies import chat, has, prompt
 _WHOLE = "extproc: a whole number from 1 to the model's largest"
 _CHOICES = "extproc: n and best_of, 16 at most"
 _FIELDS = (("max_tokens", 1), ("max_completion_tokens", 31), ("n", 61))
-_VALUES = [
+VALUES = [
     ("0", "0"),
     ("-1", "-1"),
     ("beyond a float", "1e309"),
@@ -44,7 +44,7 @@ def _rows(field: str, first: int) -> list[Row]:
         "number",
         [
             (first + at, f"{field}: {what}", how, ask(body=_body(field, text)), INVALID)
-            for at, (what, text) in enumerate(_VALUES)
+            for at, (what, text) in enumerate(VALUES)
         ],
     )
 

@@ -1,5 +1,6 @@
 """With a part of ours away nobody passes, and it does not look like a bad key."""
 
+from tests.e2e.attacks import words
 from tests.e2e.attacks.http1 import ask
 from tests.e2e.attacks.row import UNAUTHENTICATED, Row, refused
 
@@ -36,6 +37,14 @@ ROWS = [
         "ext_authz comes first",
         ask(key=None),
         UNAUTHENTICATED,
+        variant="no-extproc",
+    ),
+    Row(
+        "outage-10",
+        "a good key of Anthropic's API while extproc is away",
+        "local_reply_config: in its own error shape",
+        ask(words.MESSAGES),
+        refused(503),
         variant="no-extproc",
     ),
 ]

@@ -144,7 +144,7 @@ ROWS = [
                 what,
                 _CODEC,
                 _hiding(*it, body=chunked(words.BODY)),
-                refused(400, 501),
+                NOT_HTTP,
             )
             for at, what, it in _CODINGS
         ],

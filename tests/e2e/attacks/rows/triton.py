@@ -11,6 +11,7 @@ from tests.e2e.attacks.row import (
     refused,
     rows,
 )
+from tollhouse.pb.tollhouse.triton.v1 import infer_pb2 as pb
 
 _EXACT = "exact paths; anything else is a 404"
 _GRPC = "a route answers every gRPC call: UNIMPLEMENTED"
@@ -85,6 +86,24 @@ _OTHERS = [
 ]
 _A = frame(b"\x0a\x09tiny-chat")
 _B = frame(b"\x0a\x07private")
+_STREAM = f"{_TRITON}ModelStreamInfer"
+_JUDGED = "extproc: every message of a stream, before it goes on"
+_NOT_FOUND = Expect(grpc=5)
+_INVALID = Expect(grpc=3)
+
+
+def _text(model: str, **tensors: bytes) -> bytes:
+    """A message that Triton would take."""
+    request = pb.ModelInferRequest(model_name=model)
+    for name, raw in {"text_input": b"\2\0\0\0hi", **tensors}.items():
+        datatype = "BYTES" if name == "text_input" else "INT32"
+        request.inputs.add(name=name, datatype=datatype, shape=[1, 1])
+        request.raw_input_contents.append(raw)
+    return frame(request.SerializeToString())
+
+
+_FOREIGN = _text("private")
+_ZIPPED = [frame(b"\x1f\x8b", flag=1)]
 
 ROWS = [
     *rows(
@@ -99,6 +118,28 @@ ROWS = [
         [
             (at, f"Triton's {rpc}", _GRPC, call(f"{_TRITON}{rpc}"), UNIMPLEMENTED)
             for at, rpc in enumerate(RPCS, start=1)
+            if rpc != "ModelStreamInfer"
+        ],
+    ),
+    *rows(
+        "grpc",
+        [
+            (at, what, _JUDGED, call(_STREAM, messages=messages), expect)
+            for at, what, messages, expect in (
+                (7, "an empty message on a stream", [frame(b"")], _INVALID),
+                (52, "a model that the key has not", [_FOREIGN], _NOT_FOUND),
+                (65, "a compressed message on a stream", _ZIPPED, UNIMPLEMENTED),
+                (66, "4 GB on a stream", [b"\0\xff\xff\xff\xff"], _INVALID),
+                (67, "half a message on a stream", [_FOREIGN[:-1]], _INVALID),
+                (68, "no message on a stream", [], _INVALID),
+                (69, "bytes that are no message", [frame(b"\xff" * 9)], _INVALID),
+                (
+                    70,
+                    "a lever on a stream",
+                    [_text("tiny-chat", beam_width=b"\x40\0\0\0")],
+                    _INVALID,
+                ),
+            )
         ],
     ),
     *rows(
@@ -115,7 +156,7 @@ ROWS = [
                 call(
                     f"{_TRITON}ModelInfer",
                     ("grpc-encoding", "gzip"),
-                    messages=[frame(b"\x1f\x8b", flag=1)],
+                    messages=_ZIPPED,
                 ),
                 UNIMPLEMENTED,
             ),
@@ -124,13 +165,6 @@ ROWS = [
                 "a message that says it has 4 GB",
                 _GRPC,
                 call(f"{_TRITON}ModelInfer", messages=[b"\0\xff\xff\xff\xff"]),
-                UNIMPLEMENTED,
-            ),
-            (
-                52,
-                "a second message for another model",
-                _GRPC,
-                call(f"{_TRITON}ModelStreamInfer", messages=[_A, _B]),
                 UNIMPLEMENTED,
             ),
             (
@@ -143,8 +177,41 @@ ROWS = [
             (
                 54,
                 "a stream that never ends",
+                "no buffer for streams: the first message is answered",
+                call(_STREAM, messages=[_FOREIGN], ends=False),
+                _NOT_FOUND,
+            ),
+            (
+                62,
+                "a stream without the scope for it",
+                "authz: scope of the operation",
+                call(_STREAM, messages=[_FOREIGN], key=words.READER),
+                Expect(grpc=7),
+            ),
+            (
+                63,
+                "a stream with the proof of admission",
+                "early removal of x-tollhouse-*",
+                call(
+                    _STREAM,
+                    ("x-tollhouse-admitted", words.PROOF),
+                    ("x-tollhouse-cluster", "tiny-chat-grpc"),
+                    messages=[_FOREIGN],
+                ),
+                _NOT_FOUND,
+            ),
+            (
+                64,
+                "a stream's path with more behind it",
+                _GRPC,
+                call(f"{_STREAM};x=1", messages=[_FOREIGN]),
+                UNIMPLEMENTED,
+            ),
+            (
+                71,
+                "a call that never ends",
                 "no buffer where gRPC is refused",
-                call(f"{_TRITON}ModelStreamInfer", messages=[_A], ends=False),
+                call(f"{_TRITON}ModelConfig", messages=[_A], ends=False),
                 UNIMPLEMENTED,
             ),
             (

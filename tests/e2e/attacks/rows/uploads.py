@@ -85,7 +85,7 @@ ROWS = [
                 5,
                 "3 MiB and more in chunks, to no path of ours",
                 _BOUND,
-                send(_OPEN.replace(b"/v1/chat", b"/v2/evil"), *([_CHUNK] * 64)),
+                send(_OPEN.replace(b"/v1/chat", b"/v3/evil"), *([_CHUNK] * 64)),
                 _CUT,
             ),
             (
