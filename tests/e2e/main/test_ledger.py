@@ -26,6 +26,7 @@ from tollhouse.core.ids import exchange_id
 
 TAKEN_OVER_SECONDS = 5.0
 REAPED_SECONDS = 60.0
+CONCURRENT = 12
 """Lease (20 s), the reaper's period (5 s), and slack."""
 
 
@@ -76,7 +77,7 @@ def asked(stack, key, then=lambda: None, *, requests=60, seed=1):
                 stack.base_url,
                 key,
                 requests=requests,
-                concurrent=12,
+                concurrent=CONCURRENT,
                 seed=seed,
                 aborted=0.0,
                 max_tokens=lambda chance: chance.randint(60, 200),
@@ -97,12 +98,17 @@ def reopen(stack):
     assert httpx.post(stack.admin_url + "/reopen_logs").is_success
 
 
-def assert_billed_exactly(stack, tenant, exchanges):
-    """As the engine generated it, and once."""
+def assert_billed_exactly(stack, tenant, exchanges, *, most_cut=0):
+    """As the engine generated it, and once.
+
+    What a worker admitted just before it was killed, Envoy may refuse: that leaves a
+    record of nothing, of `most_cut` exchanges at most.
+    """
     books.rest(stack)
     truth = books.truth(stack.state_dir)
     rows = books.usage(stack, tenant)
-    assert (len(exchanges), 0, 0) == (rows["final"], rows["partial"], rows["abandoned"])
+    assert len(exchanges) <= rows["final"] <= len(exchanges) + most_cut
+    assert (rows["partial"], rows["abandoned"]) == (0, 0)
     assert (
         sum(truth[id_].input_tokens for id_ in exchanges),
         sum(truth[id_].output_tokens for id_ in exchanges),
@@ -124,7 +130,7 @@ def test_another_worker_takes_over_from_a_reader_that_is_killed(stack, ledger, t
 
     exchanges = asked(stack, key, lambda: kill_reader(stack, ledger))
 
-    assert_billed_exactly(stack, name, exchanges)
+    assert_billed_exactly(stack, name, exchanges, most_cut=CONCURRENT)
 
 
 def test_a_large_ledger_is_rotated_and_its_reader_dies_of_it(stack, ledger, tenant):
@@ -143,7 +149,7 @@ def test_a_large_ledger_is_rotated_and_its_reader_dies_of_it(stack, ledger, tena
 
     exchanges = asked(stack, key, grow, requests=120)
 
-    assert_billed_exactly(stack, name, exchanges)
+    assert_billed_exactly(stack, name, exchanges, most_cut=CONCURRENT)
     asked(stack, key, requests=12, seed=2)  # lines in the new one
     books.within(10.0, lambda: not rotated())
     happened = events(stack) - before
