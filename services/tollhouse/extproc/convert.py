@@ -232,7 +232,8 @@ def read_headers(message: ext_proc.ProcessingRequest) -> RequestHeaders:
         elif header.key == "content-type":
             is_grpc = _GRPC.fullmatch(header.raw_value) is not None
         elif header.key == HEAD:
-            head = header.raw_value.decode("latin-1")
+            value = header.raw_value.decode("latin-1")
+            head = value if head is None else f"{head}, {value}"  # two are none
     return RequestHeaders(
         method=method,
         path=path,

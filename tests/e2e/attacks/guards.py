@@ -146,6 +146,13 @@ GUARDS = [
         Guard(f"route.{name}", changes.without_route(name), rows)
         for name, rows in (
             ("stream-unadmitted", ("grpc-52",)),
+            ("grpc-unadmitted", ("grpc-72",)),
+            ("triton-tells-method", ("infer-16",)),
+            ("triton-works-method", ("infer-17",)),
+            ("triton-tells", ("infer-42",)),
+            ("triton-works", ("infer-40",)),
+            ("triton-tells-unadmitted", ("infer-10",)),
+            ("triton-works-unadmitted", ("infer-09",)),
             ("grpc-unimplemented", ("grpc-43", "grpc-71")),
             ("tunnel", ("method-22",)),
             ("far-too-large", ("body-06",)),
@@ -162,8 +169,24 @@ GUARDS = [
         )
     ),
     Guard("proof.stream", changes.of_routes(changes.any_proof, "stream"), ("grpc-52",)),
-    Guard("proof.api", changes.of_routes(changes.any_proof, "api"), ("header-01",)),
-    Guard("exact.api", changes.loosened("api"), ("path-05", "path-70")),
+    *(
+        Guard(f"proof.{name}", changes.of_routes(changes.any_proof, name), rows)
+        for name, rows in (
+            ("api", ("header-01",)),
+            ("grpc", ("grpc-72",)),
+            ("triton-tells", ("infer-01",)),
+            ("triton-works", ("infer-03",)),
+        )
+    ),
+    *(
+        Guard(f"exact.{name}", changes.loosened(name), rows)
+        for name, rows in (
+            ("api", ("path-05", "path-70")),
+            ("grpc", ("grpc-80",)),
+            ("triton-tells", ("triton-13",)),
+            ("triton-works", ("infer-13",)),
+        )
+    ),
     *(
         Guard(f"unbuffered.{name}", changes.of_routes(changes.buffered, name), rows)
         for name, rows in (
@@ -204,7 +227,14 @@ GUARDS = [
     *(
         Guard(f"mapper.{name}", changes.mapper(name), rows)
         for name, rows in (
-            ("grpc", ("grpc-01",)),
+            ("grpc", ("grpc-08",)),
+            ("grpc_slow", ("grpc-81",)),
+            ("triton_not_found", ("triton-01",)),
+            ("triton_method", ("infer-16",)),
+            ("triton_slow", ("infer-50",)),
+            ("triton_too_large", ("infer-38",)),
+            ("triton_encoding", ("infer-37",)),
+            ("triton_unavailable", ("infer-51",)),
             ("own_bad_request", ("json-01", "model-01")),
             ("request_too_large", ("body-01",)),
             ("request_timeout", ("body-51",)),

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import posixpath
 import socket
 import time
 from collections.abc import Iterable
@@ -60,8 +61,10 @@ class Http1:
 
     async def __call__(self, gateway: Gateway) -> Seen:
         seen = await (self._read_late if self.reads_late else self._talk)(gateway)
-        _, _, rest = self.pieces[0].partition(b" ")
-        seen.dialect = dialect_of(rest.decode("latin-1"))
+        _, _, rest = self.pieces[0].decode("latin-1").partition(" ")
+        # As Envoy normalizes it; to it `..;` is `..` with a parameter.
+        path = posixpath.normpath(rest.partition(" ")[0].replace("..;", ".."))
+        seen.dialect = dialect_of(path)
         return seen
 
     async def _talk(self, gateway: Gateway) -> Seen:

@@ -140,6 +140,6 @@ def unclean(received: Received) -> Iterator[str]:
     if words.EVIL in received.head.lower():
         yield f"the backend got {received.head!r}"
     if "transfer-encoding" in names or len(received.body) != int(
-        received.headers.get("content-length", "-1")
+        received.headers.get("content-length", "0")
     ):
         yield "the backend got a body of no certain length"

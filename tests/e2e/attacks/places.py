@@ -58,7 +58,10 @@ NO_GUARD = {
     "private.x-envoy-internal": "a second time: early.x-envoy-; Envoy's own is for"
     " addresses it takes for internal, none here",
     "mapper.own_grpc": "words of refusals in gRPC: tests/e2e/triton",
+    "mapper.grpc_too_large": "words of a message too large: tests/e2e/triton",
+    "mapper.triton_timeout": "words of a 504, as of other APIs",
     "route.stream": "an answer, not a refusal: tests/e2e/triton",
+    "route.grpc": "an answer, not a refusal: tests/e2e/triton",
     "streams.grpc_service": _OURS,
     "streams.message_timeout": "how long a client may take to begin",
     "streams.status_on_error": "ext_proc, which comes first, has its own",

@@ -26,8 +26,8 @@ from tollhouse.core.ids import exchange_id
 
 TAKEN_OVER_SECONDS = 5.0
 REAPED_SECONDS = 60.0
-CONCURRENT = 12
 """Lease (20 s), the reaper's period (5 s), and slack."""
+CONCURRENT = 12
 
 
 @pytest.fixture(scope="module")

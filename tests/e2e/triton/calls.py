@@ -17,11 +17,14 @@ def ask(
     cap: int | None = 8,
     id_: str = "",
     model: str = MODEL,
+    *,
+    stream: bool = True,
 ) -> Any:
     """One request, its tensors in raw bytes as clients send them."""
     request = pb.ModelInferRequest(model_name=model, id=id_)
     add(request, "text_input", "BYTES", struct.pack("<I", len(text)) + text.encode())
-    add(request, "stream", "BOOL", b"\1")
+    if stream:
+        add(request, "stream", "BOOL", b"\1")
     if cap is not None:
         add(request, "max_tokens", "INT32", struct.pack("<i", cap))
     return request

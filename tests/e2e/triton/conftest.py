@@ -69,8 +69,9 @@ def make_key(stack):
 @pytest.fixture
 def tenant(request) -> str:
     """A tenant of the test's own."""
-    name: str = request.node.name.partition("[")[0].replace("_", "-")
-    return name.removeprefix("test-")[:60].rstrip("-")
+    module: str = request.module.__name__.rpartition("test_")[2]
+    name = request.node.name.partition("[")[0].removeprefix("test_")
+    return f"{module}-{name}".replace("_", "-")[:60].rstrip("-")
 
 
 @pytest_asyncio.fixture

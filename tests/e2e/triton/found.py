@@ -6,6 +6,9 @@ from typing import Any
 
 from tests.e2e.main import books
 
+FREED_SECONDS = 0.2
+"""How soon the engine is free of a client that left."""
+
 
 def truth(stack) -> dict[str, list[dict[str, Any]]]:
     """The engine's log by the ids that clients gave."""

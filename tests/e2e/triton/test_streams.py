@@ -12,11 +12,10 @@ import pytest
 from tests.e2e.main import books
 from tests.e2e.triton.calls import Stream, add, ask, ask_long, is_final, refusal
 from tests.e2e.triton.conftest import ENGINE
-from tests.e2e.triton.found import settled, truth
+from tests.e2e.triton.found import FREED_SECONDS, settled, truth
 from tollhouse.core.usage import CountSource, UsageKind
 
 STREAMS = 64
-FREED_SECONDS = 0.2
 ANSWER = 40
 """Tokens of an answer that is left at every tenth."""
 

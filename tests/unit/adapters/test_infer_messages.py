@@ -32,10 +32,10 @@ def read(request):
     return InferMessage(request.SerializeToString())
 
 
-def written(request, rewrite=REWRITE, id_=None):
+def written(request, rewrite=REWRITE):
     message = read(request)
     message.request()
-    return theirs.ModelInferRequest.FromString(message.rewritten(rewrite, id_))
+    return theirs.ModelInferRequest.FromString(message.rewritten(rewrite))
 
 
 @pytest.mark.parametrize("size", [0, 1, 300])
@@ -173,9 +173,17 @@ def test_a_flow_without_batches_and_counts():
     request = raw()
     request.inputs[0].shape[:] = [1]
     llmapi = Rewrite("m", "sampling_param_max_tokens", 8, counts=False)
-    found = written(request, llmapi, "ours")
+    found = written(request, llmapi)
 
     assert ["text_input", "sampling_param_max_tokens"] == [
         it.name for it in found.inputs
     ]
-    assert ([1], "ours") == (found.inputs[1].shape, found.id)
+    assert [1] == found.inputs[1].shape
+
+
+def test_an_id_of_ours_takes_the_place_of_the_clients():
+    message = read(raw())
+    message.request()
+    message.give_id("ours")
+
+    assert "ours" == theirs.ModelInferRequest.FromString(message.rewritten(REWRITE)).id

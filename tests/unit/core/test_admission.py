@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tollhouse.core.admission import (
     Admission,
@@ -13,6 +14,8 @@ from tollhouse.core.admission import (
     Answer,
     CountTokens,
     Identify,
+    ModelNamed,
+    ReadOn,
     Refuse,
     Release,
     RequestBody,
@@ -40,6 +43,7 @@ from tollhouse.core.experience import Experience
 from tollhouse.core.identity import Principal, parse_scopes
 from tollhouse.core.ids import exchange_id
 from tollhouse.core.infer import Rewrite, infer_request
+from tollhouse.core.inquiry import Pass
 from tollhouse.core.limits import Allowance, Debit, Limit, Measure, Scope
 from tollhouse.core.problems import Kind, ProtocolError
 from tollhouse.core.reservation import Granted, Quota, Refused
@@ -92,7 +96,7 @@ CATALOG = Catalog(
 INFER_CATALOG = Catalog(
     models={
         "tiny": model(
-            "tiny", Operation.INFER, triton=Triton("tiny-grpc", "h", "repository")
+            "tiny", Operation.INFER, triton=Triton("tiny-grpc", "http", "repository")
         )
     },
     plans=CATALOG.plans,
@@ -150,16 +154,47 @@ def test_the_exchange_is_known_before_anything_is_reserved():
     assert State.ADMITTED is started.state
 
 
-def infer_headers(path):
-    return headers("infer:write", path=path)
+def infer_headers(path, scopes="infer:write", method="POST", **changes):
+    made = headers(scopes, path=path, method=method)
+    return replace(made, **changes)
+
+
+def inferring(path):
+    """An admission of the catalog that infers, which has its headers."""
+    started = Admission(ID, INFER_CATALOG, Experience())
+    started.receive(infer_headers(path))
+    return started
+
+
+class Document:
+    """A body in a form that an adapter reads."""
+
+    content_type, head_bytes = "application/x", 7
+
+    def request(self):
+        return infer_request("tiny", {"text_input": (b"x" * 40,)}, ())
+
+    def rewritten(self, rewrite):
+        return repr(rewrite).encode()
+
+
+class Naming:
+    """A body that names a model."""
+
+    def __init__(self, name="tiny"):
+        self._name = name
+
+    def model(self):
+        return self._name
+
+    def renamed(self, name):
+        return name.encode()
 
 
 def test_what_an_adapter_read_goes_to_the_models_triton():
-    """Judged as any request; the adapter writes it anew for the backend."""
-    started = Admission(ID, INFER_CATALOG, Experience())
-    started.receive(infer_headers(f"{GRPC_SERVICE}ModelInfer"))
-    read = infer_request("tiny", {"text_input": (b"x" * 40,)}, ())
-    reserve = started.receive(RequestRead(read))
+    """Judged as any request, and written anew for the backend by who read it."""
+    started = inferring(f"{GRPC_SERVICE}ModelInfer")
+    reserve = started.receive(RequestRead(Document()))
     admit = started.receive(ReservationAnswered(GRANTED))
 
     assert isinstance(reserve, Reserve)
@@ -171,10 +206,108 @@ def test_what_an_adapter_read_goes_to_the_models_triton():
         facts.framing,
     )
     assert isinstance(admit, Admit)
-    assert ("tiny-grpc", Rewrite("repository", "max_tokens", 256, counts=True)) == (
+    written = Rewrite("repository", "max_tokens", 256, counts=True)
+    assert (repr(written).encode(), "tiny-grpc", "application/x", 7, "") == (
+        admit.body,
         admit.cluster,
-        admit.rewrite,
+        admit.content_type,
+        admit.head_bytes,
+        admit.path,
     )
+
+
+def test_over_http_the_path_names_the_model():
+    """Also at the backend, where it may have another name."""
+    started = inferring("/v2/models/tiny/versions/3/generate")
+    reserve = started.receive(RequestBody(b'{"text_input": "hi"}'))
+    admit = started.receive(ReservationAnswered(GRANTED))
+
+    assert isinstance(reserve, Reserve)
+    assert isinstance(admit, Admit)
+    assert ("http", "/v2/models/repository/versions/3/generate") == (
+        admit.cluster,
+        admit.path,
+    )
+    assert 256 == json.loads(admit.body)["max_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("path", "cluster", "to"),
+    [
+        ("/v2/models/tiny", "http", "/v2/models/repository"),
+        (
+            "/v2/models/tiny/versions/3/ready",
+            "http",
+            "/v2/models/repository/versions/3/ready",
+        ),
+    ],
+)
+def test_a_models_triton_tells_of_it(path, cluster, to):
+    """From the headers alone, and without an exchange."""
+    asked = infer_headers(path, method="GET", has_body=False)
+    command = Admission(ID, INFER_CATALOG, Experience()).receive(asked)
+
+    assert Pass(cluster, to) == command
+
+
+def test_a_body_that_nobody_would_judge_is_refused():
+    asked = infer_headers("/v2/models/tiny", method="GET")
+
+    assert 400 == refused(Admission(ID, INFER_CATALOG, Experience()), asked).status
+
+
+def test_over_grpc_the_body_names_the_model():
+    """So it is waited for; still there is no exchange."""
+    started = Admission(ID, INFER_CATALOG, Experience())
+
+    asked = infer_headers(f"{GRPC_SERVICE}ModelMetadata")
+    assert ReadOn() == started.receive(asked)
+    told = Pass("tiny-grpc", body=b"repository")
+    assert told == started.receive(ModelNamed(Naming()))
+
+
+@pytest.mark.parametrize(
+    ("scopes", "name"),
+    [("infer:write", "other"), ("infer:write=x*", "tiny"), ("chat:write", "tiny")],
+)
+def test_of_an_unknown_and_a_hidden_model_nothing_is_told(scopes, name):
+    """Alike, in both protocols."""
+    grpc = Admission(ID, INFER_CATALOG, Experience())
+    grpc.receive(infer_headers(f"{GRPC_SERVICE}ModelReady", scopes))
+    http = Admission(ID, INFER_CATALOG, Experience())
+    asked = infer_headers(f"/v2/models/{name}/ready", scopes, "GET", has_body=False)
+
+    for problem in (refused(grpc, ModelNamed(Naming(name))), refused(http, asked)):
+        assert Kind.MODEL_NOT_FOUND is problem.kind
+
+
+def test_a_model_without_triton_is_unknown_to_its_protocols():
+    asked = headers(path="/v2/models/tiny", method="GET", has_body=False)
+
+    assert Kind.MODEL_NOT_FOUND is refused(admission(), asked).kind
+
+
+def test_the_gateway_itself_is_the_server():
+    """Over HTTP an answer; over gRPC this service has one."""
+    http = admission().receive(headers(path="/v2", method="GET", has_body=False))
+    live = admission().receive(
+        headers(path="/v2/health/live", method="GET", has_body=False)
+    )
+
+    assert isinstance(http, Answer)
+    assert "tollhouse" == json.loads(http.body)["name"]
+    assert Answer(b"") == live
+    for name in ("ServerLive", "ServerReady", "ServerMetadata"):
+        command = admission().receive(headers(path=f"{GRPC_SERVICE}{name}"))
+        assert Pass("extproc") == command
+
+
+@pytest.mark.parametrize("name", ["ModelInfer", "ModelReady"])
+def test_a_call_without_a_message_is_refused(name):
+    asked = infer_headers(f"{GRPC_SERVICE}{name}", has_body=False)
+    problem = refused(Admission(ID, INFER_CATALOG, Experience()), asked)
+
+    assert "There is no message." == problem.message
 
 
 def test_a_stream_is_named_here_and_judged_elsewhere():
@@ -390,6 +523,8 @@ EVENTS = st.sampled_from(
         "headers",
         "empty",
         "models",
+        "naming",
+        "named",
         "body",
         "exact",
         "counted",
@@ -408,6 +543,8 @@ def test_admits_at_most_once_and_only_what_was_reserved(events):
         "headers": headers(),
         "empty": headers(has_body=False),
         "models": headers(path="/v1/models", method="GET"),
+        "naming": headers(path=f"{GRPC_SERVICE}ModelReady"),
+        "named": ModelNamed(Naming()),
         "body": body(),
         "exact": body(model="exact"),
         "counted": TokensCounted(5),
@@ -431,6 +568,8 @@ def test_admits_at_most_once_and_only_what_was_reserved(events):
         [],
         [Answer],
         [Refuse],
+        [ReadOn],
+        [ReadOn, Refuse],  # nobody tells of a model without Triton
         [Identify],
         [Identify, Refuse],
         [Identify, Reserve],

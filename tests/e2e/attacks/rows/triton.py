@@ -1,4 +1,4 @@
-"""Triton's own API, which is for nobody outside: over HTTP and over gRPC."""
+"""Triton's control plane, which is for nobody outside; and its gRPC, judged."""
 
 from tests.e2e.attacks import words
 from tests.e2e.attacks.http1 import ask
@@ -8,6 +8,7 @@ from tests.e2e.attacks.row import (
     UNIMPLEMENTED,
     UNKNOWN_URL,
     Expect,
+    Row,
     refused,
     rows,
 )
@@ -28,19 +29,11 @@ _PATHS = [
     (9, "write traces to a file", "POST", "/v2/trace/setting"),
     (10, "trace one model", "POST", "/v2/models/tiny-chat/trace/setting"),
     (11, "write logs to a file", "POST", "/v2/logging"),
-    (12, "metadata of a model", "GET", "/v2/models/tiny-chat"),
+    (12, "statistics of all models", "GET", "/v2/models/stats"),
     (13, "configuration of a model", "GET", "/v2/models/tiny-chat/config"),
-    (14, "statistics of a model", "GET", "/v2/models/stats"),
-    (15, "inference past the meter", "POST", "/v2/models/tiny-chat/infer"),
-    (16, "generation past the meter", "POST", "/v2/models/tiny-chat/generate"),
-    (
-        17,
-        "a generated stream past the meter",
-        "POST",
-        "/v2/models/tiny-chat/generate_stream",
-    ),
-    (18, "metadata of the server", "GET", "/v2"),
-    (19, "health of the server", "GET", "/v2/health/ready"),
+    (14, "statistics of a model", "GET", "/v2/models/tiny-chat/stats"),
+    (15, "the list of models", "GET", "/v2/models"),
+    (16, "load a model", "POST", "/v2/models/tiny-chat/load"),
     (20, "metrics", "GET", "/metrics"),
     (21, "vLLM: load an adapter", "POST", "/v1/load_lora_adapter"),
     (22, "vLLM: sleep", "POST", "/sleep"),
@@ -60,7 +53,7 @@ RPCS = (
 """Every RPC of inference.GRPCInferenceService."""
 _OTHERS = [
     (30, "another letters' case", "/inference.GRPCInferenceService/modelinfer"),
-    (31, "a doubled slash", "//inference.GRPCInferenceService/ModelInfer"),
+    (31, "a doubled slash", "//inference.GRPCInferenceService/LogSettings"),
     (32, "dot segments", "/x/../inference.GRPCInferenceService/RepositoryModelLoad"),
     (33, "reflection", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"),
     (
@@ -87,6 +80,18 @@ _OTHERS = [
 _A = frame(b"\x0a\x09tiny-chat")
 _B = frame(b"\x0a\x07private")
 _STREAM = f"{_TRITON}ModelStreamInfer"
+_CALL = f"{_TRITON}ModelInfer"
+_UNARY = "extproc: the one message of a call"
+_NO_KEY = Expect(grpc=16)
+_SERVED = {
+    "ServerLive": (None, "ext_authz", _NO_KEY),
+    "ServerReady": (None, "ext_authz", _NO_KEY),
+    "ServerMetadata": (None, "ext_authz", _NO_KEY),
+    "ModelReady": (words.KEY, _UNARY, Expect(grpc=5)),
+    "ModelMetadata": (words.KEY, _UNARY, Expect(grpc=5)),
+    "ModelInfer": (words.KEY, _UNARY, Expect(grpc=3)),
+}
+"""With an empty message, and without a key where one is enough."""
 _JUDGED = "extproc: every message of a stream, before it goes on"
 _NOT_FOUND = Expect(grpc=5)
 _INVALID = Expect(grpc=3)
@@ -102,7 +107,16 @@ def _text(model: str, **tensors: bytes) -> bytes:
     return frame(request.SerializeToString())
 
 
+def _region() -> pb.ModelInferRequest:
+    """What makes of a message one whose answer goes to a region of memory."""
+    output = pb.InferRequestedOutputTensor(name="text_output")
+    output.parameters["shared_memory_region"].string_param = words.EVIL
+    return pb.ModelInferRequest(outputs=[output])
+
+
 _FOREIGN = _text("private")
+_BOTH = frame(_text("tiny-chat")[5:] + _B[5:])
+_MAPPED = frame(_text("tiny-chat")[5:] + _region().SerializeToString())
 _ZIPPED = [frame(b"\x1f\x8b", flag=1)]
 
 ROWS = [
@@ -118,7 +132,44 @@ ROWS = [
         [
             (at, f"Triton's {rpc}", _GRPC, call(f"{_TRITON}{rpc}"), UNIMPLEMENTED)
             for at, rpc in enumerate(RPCS, start=1)
-            if rpc != "ModelStreamInfer"
+            if rpc not in _SERVED and rpc != "ModelStreamInfer"
+        ],
+    ),
+    *rows(
+        "grpc",
+        [
+            (
+                RPCS.index(rpc) + 1,
+                f"Triton's {rpc}, {'empty' if key else 'without a key'}",
+                why,
+                call(f"{_TRITON}{rpc}", key=key),
+                expect,
+            )
+            for rpc, (key, why, expect) in _SERVED.items()
+        ],
+    ),
+    *rows(
+        "grpc",
+        [
+            (at, what, _UNARY, call(f"{_TRITON}{rpc}", messages=messages), expect)
+            for at, what, rpc, messages, expect in (
+                (50, "a compressed message", "ModelInfer", _ZIPPED, UNIMPLEMENTED),
+                (51, "4 GB in a call", "ModelInfer", [b"\0\xff\xff\xff\xff"], _INVALID),
+                (53, "two models in one message", "ModelInfer", [_BOTH], _NOT_FOUND),
+                (72, "a model of others", "ModelInfer", [_FOREIGN], _NOT_FOUND),
+                (73, "metadata of others' model", "ModelMetadata", [_B], _NOT_FOUND),
+                (74, "two messages", "ModelInfer", [_text("tiny-chat")] * 2, _INVALID),
+                (75, "half a message", "ModelInfer", [_FOREIGN[:-1]], _INVALID),
+                (76, "no message", "ModelInfer", [], _INVALID),
+                (
+                    77,
+                    "a lever in a call",
+                    "ModelInfer",
+                    [_text("tiny-chat", beam_width=b"\x40\0\0\0")],
+                    _INVALID,
+                ),
+                (78, "values from others' memory", "ModelInfer", [_MAPPED], _INVALID),
+            )
         ],
     ),
     *rows(
@@ -149,31 +200,6 @@ ROWS = [
     *rows(
         "grpc",
         [
-            (
-                50,
-                "a compressed message",
-                _GRPC,
-                call(
-                    f"{_TRITON}ModelInfer",
-                    ("grpc-encoding", "gzip"),
-                    messages=_ZIPPED,
-                ),
-                UNIMPLEMENTED,
-            ),
-            (
-                51,
-                "a message that says it has 4 GB",
-                _GRPC,
-                call(f"{_TRITON}ModelInfer", messages=[b"\0\xff\xff\xff\xff"]),
-                UNIMPLEMENTED,
-            ),
-            (
-                53,
-                "two models in one message",
-                _GRPC,
-                call(f"{_TRITON}ModelInfer", messages=[frame(_A[5:] + _B[5:])]),
-                UNIMPLEMENTED,
-            ),
             (
                 54,
                 "a stream that never ends",
@@ -209,7 +235,7 @@ ROWS = [
             ),
             (
                 71,
-                "a call that never ends",
+                "a call that never ends, to nobody",
                 "no buffer where gRPC is refused",
                 call(f"{_TRITON}ModelConfig", messages=[_A], ends=False),
                 UNIMPLEMENTED,
@@ -217,26 +243,41 @@ ROWS = [
             (
                 55,
                 "a call without a key",
-                _GRPC,
-                call(f"{_TRITON}ModelInfer", key=None),
-                UNIMPLEMENTED,
+                "ext_authz",
+                call(_CALL, messages=[_FOREIGN], key=None),
+                _NO_KEY,
             ),
             (
                 56,
                 "a call with the proof of admission",
-                _GRPC,
+                "early removal of x-tollhouse-*",
                 call(
-                    words.CHAT,
+                    _CALL,
                     ("x-tollhouse-admitted", words.PROOF),
-                    ("x-tollhouse-cluster", "tiny-chat"),
+                    ("x-tollhouse-cluster", "tiny-chat-grpc"),
+                    messages=[_FOREIGN],
                 ),
-                UNIMPLEMENTED,
+                _NOT_FOUND,
             ),
             (
                 57,
                 "another message format",
+                _UNARY,
+                call(_CALL, messages=[b"{}"], content_type="application/grpc+json"),
+                _INVALID,
+            ),
+            (
+                79,
+                "a call without the scope for it",
+                "authz: scope of the operation",
+                call(_CALL, messages=[_FOREIGN], key=words.READER),
+                Expect(grpc=7),
+            ),
+            (
+                80,
+                "a call's path with more behind it",
                 _GRPC,
-                call(f"{_TRITON}ModelInfer", content_type="application/grpc+json"),
+                call(f"{_CALL};x=1", messages=[_FOREIGN]),
                 UNIMPLEMENTED,
             ),
             (
@@ -273,5 +314,13 @@ ROWS = [
                 Expect(frozenset({200, 400, 404, NO_BYTE})),
             ),
         ],
+    ),
+    Row(
+        "grpc-81",
+        "a call that never ends",
+        "request_timeout",
+        call(_CALL, messages=[_FOREIGN], ends=False),
+        Expect(grpc=14),
+        variant="hurried",
     ),
 ]
