@@ -12,10 +12,15 @@ from tests.redis_process import RedisServer, running_redis
 
 
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
-    """Hands each file out whole, and all end-to-end tests as one: no two at once."""
+    """Hands each file out whole, and end-to-end tests in two parts.
+
+    No two tests with a whole stack run at once; those of the edge alone bear company.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = nodeid.partition("::")[0]
+        if file.startswith(("tests/e2e/attacks/", "tests/e2e/backends/")):
+            return "edge"
         return "e2e" if file.startswith("tests/e2e/") else file
 
 

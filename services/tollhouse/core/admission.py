@@ -368,6 +368,7 @@ class Admission:
                 framing=expected.framing,
                 choices=request.choices,
                 output_cap=output_cap(request, model),
+                runs_on=self._place.endpoint.runs_on,
             ),
             limits=entitled.limits,
             typical=Typical(

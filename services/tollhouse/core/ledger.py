@@ -5,10 +5,11 @@ an exchange runs and one line when it ends. An end line settles what was admitte
 releases what was not; nothing else does.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
+from tollhouse.core.catalog import Operation
 from tollhouse.core.exchange import Beat, Release, Settlement
 from tollhouse.core.ids import created_ms
 from tollhouse.core.problems import ProtocolError
@@ -193,13 +194,43 @@ _FinalCounts = tuple[UsageKind, TokenUsage, CountSource, CountSource]
 def _final(line: Line, facts: Facts, metered: Metered) -> _FinalCounts:
     succeeded = line.code // 100 == _SUCCESS
     backend = CountSource.BACKEND
-    failed = (line.code and not succeeded) or (metered.broke and metered.is_empty)
+    # Of several requests, cut off, one that failed says nothing of the others.
+    is_cut_stream = (
+        facts.operation == Operation.INFER and facts.choices > 1 and bool(_flags(line))
+    )
+    broke = metered.broke and metered.is_empty and not is_cut_stream
+    failed = (line.code and not succeeded) or broke
     if failed or not _reached_a_host(line):
         # Nothing ran, or the backend refused or failed: nobody pays for an error.
         return UsageKind.FINAL, TokenUsage(), backend, backend
-    finished = succeeded and metered.finished
-    kind = UsageKind.FINAL if finished else UsageKind.PARTIAL
-    return kind, *_counted(metered, facts)
+    counts = _counted(metered, facts)
+    if succeeded and metered.finished:
+        return UsageKind.FINAL, *counts
+    if is_cut_stream:
+        counts = _with_unanswered(counts, facts)
+    if facts.runs_on:
+        counts = _with_unseen(counts, facts)
+    return UsageKind.PARTIAL, *counts
+
+
+def _with_unanswered(counts: _Counts, facts: Facts) -> _Counts:
+    """Counts with the input of requests that got no answer, which nobody told."""
+    usage, source, output_source = counts
+    if usage.input_tokens >= facts.input_estimate:
+        return usage, source, output_source
+    usage = replace(usage, input_tokens=facts.input_estimate)
+    return usage, CountSource.ESTIMATE, output_source
+
+
+def _with_unseen(counts: _Counts, facts: Facts) -> _Counts:
+    """Counts with the output that is made all the same, up to its cap."""
+    usage, input_source, source = counts
+    most = facts.output_estimate
+    if facts.output_cap is not None:
+        most = facts.output_cap * facts.choices
+    if usage.output_tokens >= most:
+        return usage, input_source, source
+    return replace(usage, output_tokens=most), input_source, CountSource.ESTIMATE
 
 
 def _counted(metered: Metered, facts: Facts) -> _Counts:

@@ -44,6 +44,15 @@ class Endpoint:
         """What it makes a model do, None for nothing."""
         return self.serves if isinstance(self.serves, Operation) else None
 
+    @property
+    def runs_on(self) -> bool:
+        """Whether the model works to the end for a client that has left.
+
+        Triton cancels what it is asked by gRPC, and over HTTP what it streams.
+        """
+        is_triton = self.dialect is Dialect.TRITON
+        return is_triton and self.path.endswith(("/infer", "/generate"))
+
 
 PERMISSIONS: Final[Mapping[Operation, Permission]] = MappingProxyType(
     {

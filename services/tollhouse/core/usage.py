@@ -100,6 +100,7 @@ class Facts(
         "text_bytes": "bytes",
         "choices": "n",
         "output_cap": "cap",
+        "runs_on": "on",
     },
 ):
     """What was decided about an exchange at admission; made once, never changed.
@@ -111,7 +112,8 @@ class Facts(
     input and output token. `debits`: the limits the exchange is charged to. The four
     after the estimates say what the estimator may learn from it: bytes of prompt text,
     tokens beside that text (chat template, images), choices, and the output cap of one
-    choice that was forwarded, None for none.
+    choice that was forwarded, None for none. `runs_on`: the backend goes on to the end
+    after its client has left.
     """
 
     tenant: str
@@ -131,6 +133,7 @@ class Facts(
     framing: int = 0
     choices: int = 1
     output_cap: int | None = None
+    runs_on: bool = False
     debits: tuple[Debit, ...] = ()  # last, where reserve.lua puts what it charged
 
     def encode(self) -> bytes:

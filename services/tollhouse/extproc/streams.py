@@ -59,6 +59,8 @@ _STOPPING = Problem(
     "The gateway restarts; open a new stream.",
     headers={"retry-after": "1"},
 )
+MOST_ID_BYTES = 128
+"""Of a request's id: a stream's are kept while it is open."""
 _USUAL = (AWAY, _STOPPING)
 """Refusals that are no news: what is behind them is logged where it is met."""
 
@@ -224,12 +226,21 @@ class _Reader:
 
     def _read(self, body: bytes) -> RequestRead:
         self._message = message = InferMessage(body)
+        # The meter tells requests apart by what their answers repeat, up to a length.
+        if len(message.id.encode()) > MOST_ID_BYTES:
+            refuse(f"must have at most {MOST_ID_BYTES} bytes.", "id")
         if message.id and message.id in self._ids:
-            # The meter tells requests apart by what their answers repeat.
             refuse("was used before on this stream.", "id")
         if self._ids and not message.id:
-            message.give_id(f"{self.exchange_id}-{len(self._ids) + 1}")
+            message.give_id(self._free_id())
         return RequestRead(message)
+
+    def _free_id(self) -> str:
+        """One that the client has not used."""
+        number = len(self._ids) + 1
+        while (id_ := f"{self.exchange_id}-{number}") in self._ids:
+            number += 1
+        return id_
 
     def written(self, admit: Admit) -> bytes:
         """The message that was read last, as the backend gets it."""

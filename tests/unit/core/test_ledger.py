@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from tests import examples
 from tollhouse.core.exchange import Beat, Release, Settlement
@@ -304,3 +305,39 @@ def test_what_a_worker_writes_is_a_first_beat():
         )
         == entry
     )
+
+
+def counts_of(facts, **changes):
+    return counts(facts=facts.encode().decode(), **changes)
+
+
+LEFT = {"flags": "DC", "meter": None}
+
+
+def test_what_runs_on_is_paid_to_its_cap():
+    """Triton goes on with it for a client that has left before the answer."""
+    facts = examples.facts(
+        operation="infer", runs_on=True, choices=2, output_cap=30, output_estimate=20
+    )
+    capless = structs.replace(facts, output_cap=None)
+
+    kind, usage, _, source = counts_of(facts, code=0, **LEFT)
+    assert (kind, usage.output_tokens, source) == (UsageKind.PARTIAL, 60, ESTIMATE)
+    assert counts_of(capless, code=0, **LEFT)[1].output_tokens == 20
+    assert counts_of(facts)[:2] == (UsageKind.FINAL, COUNTED)
+    assert counts_of(facts, flags="UF", code=503)[1] == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("meter", "told"),
+    [("grpc,1,1,1,3,1,-,-,0,0,,9", 3), ("grpc,1,0,0,-,-,-,-,0,0,B,0", 0)],
+)
+def test_requests_of_a_cut_stream_without_an_answer_are_paid(meter, told):
+    """By the estimate: one that was answered, or failed, is not all of them."""
+    facts = examples.facts(operation="infer", choices=3, input_estimate=900)
+    alone = structs.replace(facts, choices=1)
+
+    kind, usage, source, _ = counts_of(facts, flags="DC", meter=meter)
+    assert (kind, usage.input_tokens, source) == (UsageKind.PARTIAL, 900, ESTIMATE)
+    assert counts_of(alone, flags="DC", meter=meter)[1].input_tokens == told
+    assert counts_of(facts, meter=meter)[1].input_tokens == told
