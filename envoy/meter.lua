@@ -35,6 +35,7 @@ local MAX_VALUE = 4096      -- bytes of one value that are held of a JSON body
 local MAX_CHOICE = 127      -- OpenAI allows n <= 128
 local MAX_TEMPLATES = 256   -- see read_event
 local MAX_TENSORS = 256     -- of one binary answer of Triton
+local MAX_COUNTS = 256      -- bytes of the counts of a batch in it
 local MAX_COUNT = 1000000000 -- what a larger count is taken for; the ledger believes neither
 
 -- The words of core.problems.Kind.UPSTREAM_FAILED; an error in a stream of the responses API is an event by itself.
@@ -75,6 +76,14 @@ end
 
 local function count_of(digits)
   return min(tonumber(digits) or 0, MAX_COUNT)
+end
+
+-- The sum of a count of Triton's in JSON, a number or a list with one for each text, and how many; nil for all else.
+local function sum_of(value)
+  if #value > MAX_VALUE or find(value, "[^%[%]%d%s,]") then return nil end
+  local sum, values = 0, 0
+  for digits in gmatch(value, "%d+") do sum, values = sum + count_of(digits), values + 1 end
+  if values > 0 then return min(sum, MAX_COUNT), values end
 end
 
 -- Takes the counts of one usage object; a count it does not name keeps its value. True if it named one.
@@ -183,9 +192,9 @@ local function scan_event(m, text, is_error)
           elseif (key == "type" or key == "object") and find(text, '^"error"', v) then
             error_key = key
           elseif key == "num_input_tokens" then
-            input = count_of(match(text, "^[%[%s]*(%d+)", v))
+            input = sum_of(match(text, '^[^"}]*', v))
           elseif key == "num_output_tokens" then
-            output = count_of(match(text, "^[%[%s]*(%d+)", v))
+            output = sum_of(match(text, '^[^"}]*', v))
           end
         elseif in_choices and (depth == 3 or in_delta) then
           local key = sub(text, j + 1, k - 1)
@@ -357,7 +366,7 @@ local function read_value(m, d, value)
     local is_said = find(value, "^%s*{") and read_usage(m, value)
     if is_said and d.inner == "message" then m.is_messages, m.output = true, nil end
   else
-    d[key] = match(value, "^[%[%s]*(%d+)")
+    d[key] = sum_of(value)
   end
 end
 
@@ -367,15 +376,19 @@ local function end_tensor(m, d)
   d.tensor = nil
   local name = match(tensor.name or "", '^%s*"(.*)"%s*$')
   local is_count = name == "num_input_tokens" or name == "num_output_tokens"
-  local size = match(tensor.parameters or "", '"binary_data_size"%s*:%s*(%d+)')
+  local datatype = match(tensor.datatype or "", '"(.*)"')
+  local size = tonumber(match(tensor.parameters or "", '"binary_data_size"%s*:%s*(%d+)'))
+  local values = 1
+  for length in gmatch(tensor.shape or "", "%d+") do values = values * tonumber(length) end
+  is_count = is_count and datatype == "INT32" -- of any other, nobody knows what the bytes say
   if not size then
-    if is_count then d[name] = match(tensor.data or "", "%d+") end
+    local sum, seen = sum_of(tensor.data or "")
+    if is_count and seen == values then d[name] = sum end
   elseif #d.tensors < MAX_TENSORS then
-    d.tensors[#d.tensors + 1] = { name = name, left = tonumber(size), is_count = is_count, value = "" }
-    if find(tensor.datatype or "", '"BYTES"', 1, true) then -- each text has its length before it, in four bytes
-      local texts = 1
-      for length in gmatch(tensor.shape or "", "%d+") do texts = texts * tonumber(length) end
-      d.bytes = d.bytes + max(tonumber(size) - 4 * texts, 0)
+    is_count = is_count and size == 4 * values and size <= MAX_COUNTS
+    d.tensors[#d.tensors + 1] = { name = name, left = size, is_count = is_count, value = "" }
+    if datatype == "BYTES" then -- each text has its length before it, in four bytes
+      d.bytes = d.bytes + max(size - 4 * values, 0)
     end
   else
     m.over = true
@@ -479,7 +492,7 @@ end
 local function end_document(m)
   local d = m.document
   local input, output = d.num_input_tokens, d.num_output_tokens
-  add_response(m, input and count_of(input), output and count_of(output), d.bytes)
+  add_response(m, input, output, d.bytes)
 end
 
 local PASSED = {} -- instead of the pieces of a line that was forwarded already
@@ -673,11 +686,17 @@ local function read_tensors(m, s)
     local tensor = d.tensors[1]
     local piece = sub(s, i, i + tensor.left - 1)
     tensor.left, i = tensor.left - #piece, i + #piece
-    if tensor.is_count then tensor.value = sub(tensor.value .. piece, 1, 4) end
+    if tensor.is_count then tensor.value = tensor.value .. piece end
     if tensor.left == 0 then
       remove(d.tensors, 1)
-      local a, b, c, e = byte(tensor.value, 1, 4) -- INT32, little endian
-      if e then d[tensor.name] = a + b * 256 + c * 65536 + e * 16777216 end
+      if tensor.is_count then
+        local value, sum = tensor.value, 0
+        for k = 1, #value, 4 do
+          local a, b, c, e = byte(value, k, k + 3) -- INT32, little endian
+          sum = sum + a + b * 256 + c * 65536 + e * 16777216
+        end
+        d[tensor.name] = min(sum, MAX_COUNT)
+      end
     end
   end
 end

@@ -2,7 +2,8 @@
 --
 -- It reads the messages' structure byte by byte, in memory that does not depend on their size: per response the tensors
 -- `num_input_tokens` and `num_output_tokens`, the length of its text, the id of its request. Outputs add up. The input
--- of a request is the largest said under its id; it ends with the parameter `triton_final_response`.
+-- of a request is the largest said under its id; it ends with the parameter `triton_final_response`. Where one of the
+-- counts was no INT32 of its shape, the sum would be too small: it is not said.
 --
 -- It changes three things only. A message with `error_message` gets our words; so does the `grpc-message` of a status
 -- that is not OK; and where the namespace `tollhouse.refusal` says so (a further request of the stream was refused), an
@@ -18,7 +19,7 @@ local floor, max, min = math.floor, math.max, math.min
 
 local M = {}
 
-local MAX_FIELD = 256     -- bytes of a name, an id, a shape, a parameter that are looked at
+local MAX_FIELD = 256     -- bytes of a name, an id, a shape, a parameter, the counts of a batch that are looked at
 local MAX_OUTPUTS = 256   -- of one response
 local MAX_REQUESTS = 1000 -- ids of one stream that are kept; with one more all are taken to have ended
 local MAX_ERROR = 65536   -- bytes beside the text of an error that are kept: the id of its request
@@ -133,14 +134,22 @@ local function product(packed)
   return result
 end
 
-local function take_count(m, ends)
-  local output = m.output
-  if output.is_count and m.left > ends then m.response[output.name] = min(varint(m, ends), MAX_COUNT) end
+-- The sum of what a count's tensor holds, one for each text of a batch: INT32, little endian.
+local function sum_of(raw)
+  local sum = 0
+  for i = 1, #raw, 4 do
+    local a, b, c, d = byte(raw, i, i + 3)
+    sum = sum + a + b * 256 + c * 65536 + d * 16777216
+  end
+  return min(sum, MAX_COUNT)
 end
 
 local CONTENTS = { -- InferTensorContents
-  [2] = take_count, -- int_contents
-  [3] = take_count, -- int64_contents
+  [2] = function(m, ends) -- int_contents
+    local output = m.output
+    if not output.is_count or m.left - ends > MAX_FIELD then return end
+    while m.left > ends do output.sum, output.seen = output.sum + varint(m, ends), output.seen + 1 end
+  end,
   [8] = function(m, ends) m.response.bytes = m.response.bytes + m.left - ends end, -- bytes_contents
 }
 
@@ -149,8 +158,8 @@ local OUTPUT = { -- InferOutputTensor
     local name = take_field(m, ends)
     m.output.name, m.output.is_count = name, name == "num_input_tokens" or name == "num_output_tokens"
   end,
-  function(m, ends) m.output.is_text = take_field(m, ends) == "BYTES" end,
-  function(m, ends) m.output.texts = product(take_field(m, ends)) end,
+  function(m, ends) m.output.datatype = take_field(m, ends) end,
+  function(m, ends) m.output.values = product(take_field(m, ends)) end,
   [5] = function(m, ends) read_fields(m, ends, CONTENTS) end,
 }
 
@@ -163,21 +172,25 @@ local RESPONSE = { -- ModelInferResponse
     end
   end,
   [5] = function(m, ends)
-    m.output = { texts = 1 }
+    local output, response = { values = 1, seen = 0, sum = 0 }, m.response
+    m.output = output
     read_fields(m, ends, OUTPUT)
-    local outputs = m.response.outputs
-    if #outputs < MAX_OUTPUTS then outputs[#outputs + 1] = m.output else m.over = true end
+    if output.is_count then -- false until its values come, and for good where they are not what they should be
+      output.is_count = output.datatype == "INT32"
+      response[output.name] = output.is_count and output.seen == output.values and min(output.sum, MAX_COUNT)
+    end
+    local outputs = response.outputs
+    if #outputs < MAX_OUTPUTS then outputs[#outputs + 1] = output else m.over = true end
   end,
   [6] = function(m, ends) -- the values of the next output
     local response, length = m.response, m.left - ends
     response.raws = response.raws + 1
     local output = response.outputs[response.raws]
     if not output then return end
-    if output.is_count and length >= 4 then -- INT32, little endian
-      local a, b, c, d = byte(take(m, 4), 1, 4)
-      response[output.name] = min(a + b * 256 + c * 65536 + d * 16777216, MAX_COUNT)
-    elseif output.is_text then -- each text has its length before it, in four bytes
-      response.bytes = response.bytes + max(length - 4 * output.texts, 0)
+    if output.is_count then
+      if length == 4 * output.values and length <= MAX_FIELD then response[output.name] = sum_of(take(m, length)) end
+    elseif output.datatype == "BYTES" then -- each text has its length before it, in four bytes
+      response.bytes = response.bytes + max(length - 4 * output.values, 0)
     end
   end,
 }
@@ -192,6 +205,8 @@ local function end_response(m)
   local response = m.response
   local input, output, id = response.num_input_tokens, response.num_output_tokens, response.id
   if input or output then m.usages = m.usages + 1 end
+  if input == false then m.is_input_vague = true end
+  if output == false then m.is_output_vague = true end
   if output then m.output_tokens = (m.output_tokens or 0) + output end
   if input then
     local before = m.inputs[id]
@@ -274,8 +289,9 @@ end
 
 -- One string for the metadata.
 function M.pack(m, ended)
-  return "grpc," .. m.events .. "," .. m.contents .. "," .. m.usages .. "," .. (m.input_tokens or "-") .. ","
-    .. (m.output_tokens or "-") .. ",-,-," .. (m.first_ms or 0) .. "," .. (m.last_ms or 0) .. ","
+  local input, output = not m.is_input_vague and m.input_tokens, not m.is_output_vague and m.output_tokens
+  return "grpc," .. m.events .. "," .. m.contents .. "," .. m.usages .. "," .. (input or "-") .. ","
+    .. (output or "-") .. ",-,-," .. (m.first_ms or 0) .. "," .. (m.last_ms or 0) .. ","
     .. (m.broke and "B" or ended and m.is_whole and "F" or "") .. (m.over and "O" or "") .. (m.failed and "E" or "")
     .. (m.encoded and "X" or "") .. "," .. m.bytes
 end

@@ -105,7 +105,9 @@ class StandIn:
             return 404, {"error": {"message": f"unknown {CANARY}"}}
         if self.key and headers.get("authorization") != f"Bearer {self.key}":
             return 401, profile.error(401, f"key? {CANARY}", None)
-        if profile.forbids and (odd := body.keys() - KNOWN_TO_TRTLLM):
+        # Its class of responses lets further fields pass.
+        forbids = profile.forbids and path != "/v1/responses"
+        if forbids and (odd := body.keys() - KNOWN_TO_TRTLLM):
             text = f"Extra inputs are not permitted: {odd} {CANARY}"
             return 400, profile.error(400, text, None)
         prompt = content.decode()

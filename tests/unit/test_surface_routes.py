@@ -129,7 +129,7 @@ def test_the_table_has_whatever_a_route_takes(route: Route, data: st.DataObject)
 
 @pytest.mark.parametrize("route", BACKENDS, ids=lambda it: it["name"])
 def test_whoever_reaches_a_backend_was_admitted(route: Route):
-    """And so has an exchange, is metered and in the ledger."""
+    """And is metered; what makes a model work is in the ledger, too."""
     proof = {"name": _PROOF, "string_match": {"exact": "ADMISSION_PROOF"}}
     meter = _filters(route).get("envoy.filters.http.lua", {})
 

@@ -60,13 +60,12 @@ class InferMessage:
     def request(self) -> Request:
         """What it asks for. Raises Problem with the tensor that is wrong."""
         message = self._pb
-        of_tensors = {name for it in message.inputs for name in it.parameters}
-        of_tensors |= {name for it in message.outputs for name in it.parameters}
         request = infer_request(
             message.model_name,
             dict(self._tensors()),
             tuple(message.parameters),
-            tuple(of_tensors),
+            {name for it in message.inputs for name in it.parameters},
+            {name for it in message.outputs for name in it.parameters},
         )
         self._texts = request.choices
         return request
@@ -93,7 +92,11 @@ class InferMessage:
         message.model_name = rewrite.model
         for name, datatype, value in rewrite.inputs:
             self._set(name, datatype, value)
-        for name in rewrite.outputs([it.name for it in message.outputs]):
+        ours = rewrite.outputs([it.name for it in message.outputs])
+        kept = [it for it in message.outputs if it.name not in ours]
+        del message.outputs[:]
+        message.outputs.extend(kept)
+        for name in ours:
             message.outputs.add(name=name)
         return message.SerializeToString()
 

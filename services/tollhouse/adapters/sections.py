@@ -159,8 +159,15 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _infers(self) -> "ModelSection":
-        if Operation.INFER in self.operations and self.triton is None:
+        if Operation.INFER not in self.operations:
+            return self
+        if self.triton is None:
             raise ValueError("operation infer needs triton: {grpc: …, http: …}")
+        if self.triton.flow is Flow.LLMAPI:
+            raise ValueError(
+                "triton.flow llmapi tells no counts that could be billed: take infer "
+                "out of operations; chat and completions serve it by the frontend"
+            )
         return self
 
     @model_validator(mode="after")

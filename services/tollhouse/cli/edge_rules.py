@@ -44,6 +44,7 @@ from envoy_data_plane.google.protobuf import Any as PbAny
 
 from tollhouse.adapters.configuration import Configuration
 from tollhouse.cli import (
+    edge_clusters,
     edge_fallback,
     edge_hardening,
     edge_streams,
@@ -65,7 +66,7 @@ LEDGER_FIELDS = frozenset(
 
 def findings(bootstrap: Bootstrap, configuration: Configuration) -> Iterator[str]:
     """Yield `place: what is wrong; remedy` for the two files together."""
-    yield from _model_findings(bootstrap, configuration)
+    yield from edge_clusters.findings(bootstrap, configuration)
     yield from edge_hardening.admin_findings(bootstrap)
     yield from envoy_credential.findings(bootstrap)
     yield from edge_fallback.findings(bootstrap, configuration)
@@ -81,30 +82,6 @@ def findings(bootstrap: Bootstrap, configuration: Configuration) -> Iterator[str
             yield from _manager_findings(place, manager)
     if not has_manager:
         yield "static_resources.listeners: no listener speaks HTTP; add the edge's"
-
-
-def _model_findings(
-    bootstrap: Bootstrap, configuration: Configuration
-) -> Iterator[str]:
-    resources = bootstrap.static_resources
-    clusters = [cluster.name for cluster in resources.clusters] if resources else []
-    for name, model in configuration.models.items():
-        named = {"cluster": model.cluster}
-        if model.triton is not None:
-            named |= {
-                "triton.grpc": model.triton.grpc,
-                "triton.http": model.triton.http,
-            }
-        for field, cluster in named.items():
-            if cluster not in clusters:
-                yield (
-                    f"static_resources.clusters: model `{name}` of tollhouse.yaml goes"
-                    f" to cluster `{cluster}`, which is not here; add it, or name one"
-                    f" of {', '.join(clusters) or 'none'} in models.{name}.{field}"
-                )
-    for name in ("authz", "extproc"):
-        if name not in clusters:
-            yield f"static_resources.clusters: has no cluster `{name}`; add it"
 
 
 def _managers_of(

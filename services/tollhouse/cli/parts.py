@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -320,6 +321,7 @@ def local_engine(
     )
     ports = engine.EnginePorts(*free_ports)
     prefix = engine.shm_prefix(state.path)
+    shutil.rmtree(state.run / "models", ignore_errors=True)  # some may be gone
     repository = engine.render_repository(
         state.run / "models", truth_log=state.truth_log, parameters=parameters
     )

@@ -5,8 +5,9 @@ request becomes the same `Request` as that of any other API: judged, estimated a
 reserved alike.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from tollhouse.core.catalog import Flow, Model, Operation
@@ -24,7 +25,8 @@ CAPS: Final = frozenset({"max_tokens", "sampling_param_max_tokens"})
 # another's request), or make one token cost a vocabulary of numbers.
 _NEVER = frozenset(
     {
-        *("lora_weights", "lora_config", "lora_path", "lora_name", "lora_id"),
+        *("lora_weights", "lora_config", "lora_path", "lora_name"),
+        *("lora_id", "lora_task_id"),
         *("prompt_embedding_table", "prompt_vocab_size", "prompt_table_extra_id"),
         *("decoder_text_input", "image_input", "image_bytes_input"),
         *("image_url_input", "image_url", "video_bytes_input"),
@@ -33,12 +35,31 @@ _NEVER = frozenset(
         *("input_ids", "decoder_input_ids", "stop", "ignore_eos"),
     }
 )
+# Among those, what 0 says as much with as any other number.
+_IDS = frozenset(
+    {
+        *("lora_id", "lora_task_id", "prompt_table_extra_id"),
+        *("input_ids", "decoder_input_ids", "draft_input_ids"),
+    }
+)
 _ONE = frozenset({"beam_width", "num_return_sequences", "sampling_param_best_of"})
 _NONE = frozenset({"min_tokens", "min_length", "sampling_param_min_tokens"})
-_LISTS = frozenset({"stop_words", "bad_words", "sampling_param_stop"})
+_MOST_ITEMS: Mapping[str, int] = MappingProxyType(
+    {
+        "stop_words": MAX_STOPS,
+        "bad_words": MAX_STOPS,
+        "sampling_param_stop": MAX_STOPS,
+        "embedding_bias_words": 1024,
+    }
+)
+# A schema's states are bounded; a regular expression's or a grammar's are not.
+_GUIDE = "guided_decoding_guide_type"
+_GUIDES = (b"json", b"json_schema")
 _NOT_PARAMETERS = frozenset({"priority", "timeout"})
 _SHARED_MEMORY = "shared_memory_"
-READ: Final = frozenset({TEXT}) | CAPS | _NEVER | _ONE | _NONE | _LISTS
+READ: Final = (
+    frozenset({TEXT, _GUIDE}) | CAPS | _NEVER | _ONE | _NONE | _MOST_ITEMS.keys()
+)
 """The tensors that decide; of others it does not matter what they hold."""
 
 
@@ -64,10 +85,8 @@ class Rewrite:
         return (*caps, *asks)
 
     def outputs(self, asked: Sequence[str]) -> Sequence[str]:
-        """Those to add to the ones a request names; without any it gets all."""
-        if not self.counts or not asked:
-            return ()
-        return tuple(it for it in COUNTS if it not in asked)
+        """Those that take the place of its own; one that asks for none gets all."""
+        return COUNTS if self.counts and asked else ()
 
 
 class Document(Protocol):
@@ -96,16 +115,20 @@ def infer_request(
     model: str,
     tensors: Mapping[str, Values],
     parameters: Sequence[str],
-    of_tensors: Sequence[str] = (),
+    of_inputs: Iterable[str] = (),
+    of_outputs: Iterable[str] = (),
 ) -> Request:
     """Judge a request for a text model by its tensors.
 
-    `parameters` are the names of the request's own, `of_tensors` those of any of its
-    inputs and outputs. Raises Problem with the tensor or parameter that is wrong.
+    `parameters` are the names of the request's own, `of_inputs` and `of_outputs` those
+    of its tensors. An output may have none: `classification` would make strings of the
+    counts. Raises Problem with the tensor or parameter that is wrong.
     """
-    for name in (*parameters, *of_tensors):
+    for name in (*parameters, *of_inputs):
         if name in _NOT_PARAMETERS or name.startswith(_SHARED_MEMORY):
             raise Problem(Kind.UNSUPPORTED, f"`{name}` is not supported.", name)
+    for name in of_outputs:
+        raise Problem(Kind.UNSUPPORTED, f"`{name}` is not supported.", name)
     for name, values in tensors.items():
         _refuse_lever(name, values)
     texts = tensors.get(TEXT)
@@ -145,15 +168,17 @@ def rewrite(request: Request, model: Model) -> Rewrite:
 
 
 def _refuse_lever(name: str, values: Values) -> None:
-    if name in _NEVER and any(values):
+    if name in _NEVER and (any(values) or (name in _IDS and values)):
         raise Problem(Kind.UNSUPPORTED, f"`{name}` is not supported.", name)
     most = 1 if name in _ONE else 0 if name in _NONE else None
     if most is not None and any(
         not isinstance(it, int) or it > most or it < 0 for it in values
     ):
         raise Problem(Kind.UNSUPPORTED, f"`{name}` must be {most}.", name)
-    if name in _LISTS and len(values) > MAX_STOPS:
-        refuse(f"must have at most {MAX_STOPS} items.", name)
+    if name == _GUIDE and any(it not in _GUIDES for it in values):
+        raise Problem(Kind.UNSUPPORTED, f"`{name}` must be json or json_schema.", name)
+    if name in _MOST_ITEMS and len(values) > _MOST_ITEMS[name]:
+        refuse(f"must have at most {_MOST_ITEMS[name]} items.", name)
 
 
 def _output_cap(tensors: Mapping[str, Values]) -> int | None:

@@ -22,10 +22,13 @@ from tollhouse.core.tensor_data import Value, Values, read_values
 
 _HEAD = re.compile(r"[0-9]{1,9}")
 _BINARY: Final = "binary_data_size"
+_IN_BINARY: Final = "binary_data"
+"""Of an output: whether it follows the JSON."""
 _KEYS = frozenset({"id", "parameters", "inputs", "outputs"})
 _INPUT = frozenset({"name", "shape", "datatype", "parameters", "data"})
 _OUTPUT = frozenset({"name", "parameters"})
 _MODEL = frozenset({"model", "model_name"})
+_STREAM = ("stream", "streaming")
 
 _Fields = dict[str, msgspec.Raw]
 _decode_object = msgspec.json.Decoder(_Fields).decode
@@ -34,9 +37,10 @@ _decode_objects = msgspec.json.Decoder(list[_Fields]).decode
 
 def document_of(place: Place, body: bytes, head: str | None) -> Document:
     """A body as its path has it; `head`: the header that says where its JSON ends."""
-    if place.endpoint.path.endswith("/infer"):
-        return _Infer(place.model or "", body, head)
-    return _Generate(place.model or "", body)
+    model, path = place.model or "", place.endpoint.path
+    if path.endswith("/infer"):
+        return _Infer(model, body, head)
+    return _Generate(model, body, streams=path.endswith("/generate_stream"))
 
 
 @dataclass(slots=True)
@@ -64,12 +68,16 @@ class _Infer:
             raise Problem(Kind.UNSUPPORTED, f"`{name}` is not supported.", name)
         _check_id(values)
         self._inputs = list(self._read_inputs(values, self._body[end:]))
-        self._asked = [it["name"] for it in _tensors(values, "outputs", _OUTPUT)]
+        self._asked = {
+            it["name"]: _object(it, "parameters")
+            for it in _tensors(values, "outputs", _OUTPUT)
+        }
         parameters = _object(values, "parameters")
-        of_tensors = {
-            name
-            for it in (*values.get("inputs", ()), *values.get("outputs", ()))
-            for name in it.get("parameters", ())
+        of_inputs = {
+            it for one in self._inputs for it in one.values.get("parameters", ())
+        }
+        of_outputs = {
+            it for one in values.get("outputs", ()) for it in one.get("parameters", ())
         }
         tensors = {
             name: _values_of(it)
@@ -77,7 +85,11 @@ class _Infer:
             if (name := it.values["name"]) in READ
         }
         request = infer_request(
-            self._model, tensors, tuple(parameters), tuple(of_tensors)
+            self._model,
+            tensors,
+            tuple(parameters),
+            of_inputs,
+            of_outputs - {_IN_BINARY},
         )
         self._texts = request.choices
         return request
@@ -130,25 +142,31 @@ class _Infer:
             for name, datatype, value in rewrite.inputs
         ]
         fields = self._fields | _raws(inputs=inputs)
-        if added := rewrite.outputs(self._asked):
-            outputs = _decode_objects(self._fields["outputs"])
-            # Told in JSON, whatever form the others have.
-            form = {"binary_data": False}
-            outputs += [_raws(name=name, parameters=form) for name in added]
+        if ours := rewrite.outputs(tuple(self._asked)):
+            outputs = [
+                *(self._output(it) for it in self._asked if it not in ours),
+                *(self._output(it) for it in ours),
+            ]
             fields |= _raws(outputs=outputs)
         head = msgspec.json.encode(fields)
         if self._head is not None:
             self.head_bytes = len(head)
         return head + b"".join(it.raw for it in kept if it.raw is not None)
 
+    def _output(self, name: str) -> _Fields:
+        """Ask for an output in the client's form; in JSON where it did not ask."""
+        form = self._asked.get(name, {_IN_BINARY: False})
+        return _raws(name=name, parameters=form) if form else _raws(name=name)
+
 
 class _Generate:
     content_type = "application/json"
     head_bytes = None
 
-    def __init__(self, model: str, body: bytes) -> None:
+    def __init__(self, model: str, body: bytes, *, streams: bool) -> None:
         self._model = model
         self._body = body
+        self._streams = streams
 
     def request(self) -> Request:
         fields, values = read(self._body)
@@ -168,6 +186,10 @@ class _Generate:
         self._fields = fields
         named = {it: values[it] for it in values.keys() - {"id"}}
         flat = {name: tuple(_flat(name, it)) for name, it in named.items()}
+        for name in _STREAM:
+            # Triton would answer a stream with an error, after all its tokens.
+            if not self._streams and any(flat.get(name, ())):
+                refuse("must be false: `generate_stream` streams.", name)
         tensors = {name: values for name, values in flat.items() if name in READ}
         return infer_request(self._model, tensors, tuple(flat))
 

@@ -194,17 +194,18 @@ _FinalCounts = tuple[UsageKind, TokenUsage, CountSource, CountSource]
 def _final(line: Line, facts: Facts, metered: Metered) -> _FinalCounts:
     succeeded = line.code // 100 == _SUCCESS
     backend = CountSource.BACKEND
-    # Of several requests, cut off, one that failed says nothing of the others.
-    is_cut_stream = (
-        facts.operation == Operation.INFER and facts.choices > 1 and bool(_flags(line))
-    )
+    finished = succeeded and metered.finished
+    # Of several requests, cut off, one that failed says nothing of the others. Envoy
+    # has no flag for a stream that ended with extproc.
+    is_cut = not finished and (bool(_flags(line)) or not metered.broke)
+    is_cut_stream = is_cut and facts.operation == Operation.INFER and facts.choices > 1
     broke = metered.broke and metered.is_empty and not is_cut_stream
     failed = (line.code and not succeeded) or broke
     if failed or not _reached_a_host(line):
         # Nothing ran, or the backend refused or failed: nobody pays for an error.
         return UsageKind.FINAL, TokenUsage(), backend, backend
     counts = _counted(metered, facts)
-    if succeeded and metered.finished:
+    if finished:
         return UsageKind.FINAL, *counts
     if is_cut_stream:
         counts = _with_unanswered(counts, facts)
@@ -228,6 +229,7 @@ def _with_unseen(counts: _Counts, facts: Facts) -> _Counts:
     most = facts.output_estimate
     if facts.output_cap is not None:
         most = facts.output_cap * facts.choices
+    most = min(most, _MOST_TOKENS)
     if usage.output_tokens >= most:
         return usage, input_source, source
     return replace(usage, output_tokens=most), input_source, CountSource.ESTIMATE

@@ -39,6 +39,8 @@ def lesson(settlement: Settlement, now_ms: int) -> Lesson | None:
     if usage == TokenUsage() or now_ms - settlement.ended_ms > OLDEST_MS:
         return None
     output = -(-usage.output_tokens // facts.choices)
+    if facts.runs_on and settlement.kind is not UsageKind.FINAL:
+        output = 0  # nobody saw how long it became
     expected = facts.output_estimate // facts.choices
     was_cut = settlement.kind is not UsageKind.FINAL or (
         facts.output_cap is not None and output >= facts.output_cap

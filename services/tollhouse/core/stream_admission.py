@@ -22,7 +22,6 @@ from tollhouse.core.admission import (
     Admission,
     Admit,
     Command,
-    CountTokens,
     Event,
     Identify,
     Refuse,
@@ -31,7 +30,6 @@ from tollhouse.core.admission import (
     ReservationAnswered,
     Reserve,
     StreamEnded,
-    TokensCounted,
 )
 from tollhouse.core.problems import Kind, Problem, ProtocolError
 from tollhouse.core.reservation import Reservation, further_limits
@@ -79,12 +77,8 @@ class Finish(msgspec.Struct, frozen=True):
     """Let the end go on, then hang up with OK."""
 
 
-StreamEvent = (
-    Message | TokensCounted | ReservationAnswered | Broken | HalfClosed | StreamEnded
-)
-StreamCommand = (
-    CountTokens | Reserve | Open | Forward | Refuse | Stop | Finish | Release
-)
+StreamEvent = Message | ReservationAnswered | Broken | HalfClosed | StreamEnded
+StreamCommand = Reserve | Open | Forward | Refuse | Stop | Finish | Release
 
 
 class State(Enum):
@@ -99,13 +93,10 @@ class State(Enum):
     FINISHED = auto()
 
 
-_AWAITING = frozenset({State.WAITING, State.ASKING, State.OPEN, State.TOPPING_UP})
-"""Something about a message may be under way."""
-
-
 class StreamAdmission:
     """One stream on its way to a model; `begin` makes the admission of a message."""
 
+    _message: Admission
     _reservation: Reservation
     _so_far: Facts
 
@@ -113,7 +104,6 @@ class StreamAdmission:
         self.state = State.WAITING
         self._headers = headers
         self._begin = begin
-        self._message: Admission | None = None
         self._ordinal = 0
         self._is_unsure = False
 
@@ -126,11 +116,10 @@ class StreamAdmission:
         match event:
             case Message(event=inner):
                 return self._judge(inner)
-            case TokensCounted() | ReservationAnswered():
-                if self._message is None or self.state not in _AWAITING:
+            case ReservationAnswered():
+                if self.state not in {State.ASKING, State.TOPPING_UP}:
                     raise ProtocolError(f"a verdict in {self.state.name}")
-                if isinstance(event, ReservationAnswered):
-                    self._is_unsure = False
+                self._is_unsure = False
                 return self._command(self._message.receive(event))
             case Broken(problem):
                 return self._refuse(problem)
@@ -154,8 +143,6 @@ class StreamAdmission:
 
     def _command(self, command: Command | None) -> StreamCommand | None:
         match command:
-            case CountTokens():
-                return command
             case Reserve():
                 return self._ask(command)
             case Admit():

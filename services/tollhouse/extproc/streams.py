@@ -7,6 +7,7 @@ unjudged. When it has sent its last, the answers need us no more, and we hang up
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
 import structlog
@@ -16,7 +17,6 @@ from tollhouse.adapters.infer_messages import InferMessage
 from tollhouse.core.admission import (
     Admission,
     Admit,
-    CountTokens,
     Refuse,
     Release,
     RequestRead,
@@ -186,7 +186,7 @@ class Streams:
                         reason=problem.message,
                     )
                 yield to_pb_problem(problem, Dialect.GRPC)
-            case CountTokens() | Reserve() | Release():
+            case Reserve() | Release():
                 raise ProtocolError(f"no reply for {type(command).__name__}")
 
 
@@ -199,6 +199,7 @@ class _Reader:
         self.exchange_id = exchange_id
         self._frames = Frames()
         self._ids = set[str]()
+        self._numbers = itertools.count(2)  # of the ids that are ours
         self._is_broken = False
 
     def events(
@@ -236,11 +237,9 @@ class _Reader:
         return RequestRead(message)
 
     def _free_id(self) -> str:
-        """One that the client has not used."""
-        number = len(self._ids) + 1
-        while (id_ := f"{self.exchange_id}-{number}") in self._ids:
-            number += 1
-        return id_
+        """One that the client has not used, which knows what ours look like."""
+        ids = (f"{self.exchange_id}-{number}" for number in self._numbers)
+        return next(it for it in ids if it not in self._ids)
 
     def written(self, admit: Admit) -> bytes:
         """The message that was read last, as the backend gets it."""

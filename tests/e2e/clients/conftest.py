@@ -27,7 +27,8 @@ _JAVASCRIPT = Path(os.environ.get("TOLLHOUSE_TOOLS", ROOT / ".tools")) / "javasc
 _TOLD = re.compile(
     r"^(\d+) \+ (\d+) tokens$"  # our programs
     r"|^Token usage: (\d+) input, (\d+) output"  # llm
-    r'|"prompt_tokens":(\d+),"completion_tokens":(\d+)',  # curl
+    r'|"prompt_tokens":(\d+),"completion_tokens":(\d+)'  # curl
+    r'|"num_input_tokens":(\d+),"num_output_tokens":(\d+)',  # curl, of Triton
     re.MULTILINE,
 )
 

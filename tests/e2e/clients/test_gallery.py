@@ -33,6 +33,7 @@ PROGRAMS = {
     "curl_chat.sh": Program(("chat",), ("data: [DONE]",)),
     "triton_stream.py": Program(("infer",), ("1: ", "2: ")),
     "triton_asyncio.py": Program(("infer",)),
+    "triton_generate.sh": Program(("infer",), ('"text_output":',)),
 }
 AT_A_LIMIT = "openai_errors.py"
 

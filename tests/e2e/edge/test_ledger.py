@@ -30,6 +30,7 @@ async def test_end_line(edge):
         "facts": json.dumps({"tenant": "acme", "w": [1, 1, 5]}),
         "meter": "json,0,0,1,-,4,-,-,0,0,F,0",
         "code": 200,
+        "grpc_status": None,
         "flags": "-",
         "details": "via_upstream",
         "upstream_cluster": "tiny-chat",

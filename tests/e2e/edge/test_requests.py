@@ -216,7 +216,7 @@ async def test_grpc_has_no_route(edge):
     """A gRPC call gets gRPC's answer, without JSON in it."""
     async with edge.client(http2=True) as client:
         response = await client.post(
-            "/inference.GRPCInferenceService/ModelInfer",
+            "/inference.GRPCInferenceService/ModelConfig",
             content=b"\0\0\0\0\0",
             headers={"content-type": "application/grpc", "te": "trailers"},
         )

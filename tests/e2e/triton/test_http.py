@@ -13,7 +13,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.e2e.main import books
 from tests.e2e.triton.calls import MODEL
-from tests.e2e.triton.conftest import RENAMED, UNARY
+from tests.e2e.triton.conftest import ENGINE, RENAMED, UNARY
 from tests.e2e.triton.found import FREED_SECONDS, settled, truth
 from tollhouse.core.usage import CountSource, UsageKind
 
@@ -134,6 +134,9 @@ def test_without_a_cap_it_gets_the_models(stack, http, make_key, tenant):
     assert_counted(record, entry, cap=256)
 
 
+END = {"end_id": ("INT32", -1)}
+
+
 def endless(id_, cap):
     """A stream as long as it may be: no token ends it."""
     ask = {"id": id_, "text_input": "The road", "max_tokens": cap, "stream": True}
@@ -190,6 +193,35 @@ def test_a_client_that_leaves_is_billed_to_where_it_read(stack, http, make_key, 
     books.rest(stack)
     usage = books.usage(stack, tenant)
     assert len(left) == usage["final"] + usage["partial"]
+
+
+@pytest.mark.parametrize("path", [f"{MODEL}/generate", f"{UNARY}/infer"])
+def test_who_leaves_a_single_answer_pays_its_cap(stack, http, make_key, path):
+    """Triton does not notice, and works to its end."""
+    tenant = f"early-{path.rpartition('/')[2]}"
+    tensors_of = {"text_input": ("BYTES", "The road"), "max_tokens": ("INT32", ANSWER)}
+    infer = {
+        "inputs": [
+            {"name": name, "datatype": datatype, "shape": [1, 1], "data": [value]}
+            for name, (datatype, value) in (tensors_of | END).items()
+        ]
+    }
+    body = infer if path.endswith("infer") else endless("", ANSWER) | {"stream": False}
+    with pytest.raises(httpx.ReadTimeout):
+        http.post(
+            f"/v2/models/{path}",
+            json=body | {"id": tenant},
+            headers=bearer(make_key(tenant)),
+            timeout=ANSWER * ENGINE["itl_ms"] / 2 / 1000,
+        )
+    (record,), (entry,) = settled(stack, tenant).values(), ended(stack, tenant)
+
+    assert ("completed", ANSWER) == (entry["outcome"], entry["output_tokens"])
+    assert (UsageKind.PARTIAL, ANSWER, CountSource.ESTIMATE) == (
+        record.kind,
+        record.usage.output_tokens,
+        record.output_source,
+    )
 
 
 def test_over_a_limit_it_is_told_when_to_come_again(http, make_key, tenant):

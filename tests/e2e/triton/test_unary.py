@@ -149,6 +149,13 @@ async def test_over_a_limit_it_is_told_when_to_come_again(stub, make_key, tenant
     assert 0 < seconds <= 1
 
 
+def classified(request: pb.ModelInferRequest) -> pb.ModelInferRequest:
+    """Name a count, as the strings of Triton's classification extension."""
+    output = request.outputs.add(name="num_output_tokens")
+    output.parameters["classification"].int64_param = 1
+    return request
+
+
 REFUSED = {
     "another model": (one(model="other"), grpc.StatusCode.NOT_FOUND),
     "the repository's": (one(model="in-the-repository"), grpc.StatusCode.NOT_FOUND),
@@ -156,6 +163,7 @@ REFUSED = {
         add(one(), "beam_width", "INT32", struct.pack("<i", 4)),
         grpc.StatusCode.INVALID_ARGUMENT,
     ),
+    "counts as strings": (classified(one()), grpc.StatusCode.INVALID_ARGUMENT),
     "too much": (one(cap=1_000_000), grpc.StatusCode.INVALID_ARGUMENT),
     "no text": (
         pb.ModelInferRequest(model_name=UNARY),
@@ -185,6 +193,15 @@ async def test_a_compressed_message_is_refused(stub, make_key, tenant):
     )
 
     assert grpc.StatusCode.UNIMPLEMENTED is (await refusal(call))[0]
+
+
+async def test_a_message_that_is_too_large_is_refused(stub, stack):
+    """By Envoy, before anybody asks who sent it; in words all the same."""
+    call = stub.ModelInfer(
+        one("x" * (4 << 20)), metadata=tuple(bearer(stack.api_key).items())
+    )
+
+    assert "The message is larger than 3 MiB." == await call.details()
 
 
 def test_strangers_are_told_why(stack, sync):

@@ -9,8 +9,10 @@ import grpc
 import grpc.aio
 import pytest
 from structlog.testing import capture_logs
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.redis_process import secret_file
+from tollhouse.adapters.grpc_frames import framed
 from tollhouse.adapters.metrics import Metrics
 from tollhouse.adapters.redis.access import RedisAccess
 from tollhouse.adapters.redis.client import Redis
@@ -24,6 +26,7 @@ from tollhouse.core.experience import Experience
 from tollhouse.core.identity import Principal
 from tollhouse.core.ids import created_ms
 from tollhouse.core.limits import Allowance
+from tollhouse.core.surface import GRPC_SERVICE
 from tollhouse.core.usage import decode_facts
 from tollhouse.extproc.ladder import Ladder
 from tollhouse.extproc.reserving import MOST_HELD_OF_TENANT
@@ -32,6 +35,7 @@ from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from tollhouse.pb.envoy.service.ext_proc.v3 import (
     external_processor_pb2_grpc as ext_proc_grpc,
 )
+from tollhouse.pb.tollhouse.triton.v1 import infer_pb2 as infer_pb
 
 PROOF = b"p" * 40
 CHAT = {"model": "tiny-chat", "messages": [{"role": "user", "content": "hi"}]}
@@ -182,6 +186,122 @@ async def test_a_refusal_is_an_immediate_response(stub, redis):
     assert 400 == refusal.status.code
     assert "max_tokens" == json.loads(refusal.body)["error"]["param"]
     assert not await reservations(redis)
+
+
+def call(message):
+    """A body of gRPC's."""
+    made = ext_proc.ProcessingRequest()
+    made.request_body.body = framed(message.SerializeToString())
+    made.request_body.end_of_stream = True
+    return made
+
+
+def of_triton(path, *, method="POST", ends=False, **more):
+    """Headers of Triton's protocols, and others."""
+    message = headers(path, method, ends=ends)
+    fields = message.metadata_context.filter_metadata["envoy.filters.http.ext_authz"]
+    fields.fields["scopes"].string_value = "infer:write models:read"
+    for name, value in more.items():
+        key = name.replace("_", "-")
+        message.request_headers.headers.headers.add(key=key, raw_value=value)
+    return message
+
+
+def put(common):
+    """Headers that a reply sets."""
+    set_ = common.header_mutation.set_headers
+    return {it.header.key: it.header.raw_value for it in set_}
+
+
+async def test_an_inference_is_written_anew(stub):
+    """The one message of a call, under the repository's name."""
+    text = infer_pb.InferInputTensor(name="text_input", datatype="BYTES", shape=[1, 1])
+    request = infer_pb.ModelInferRequest(model_name="tiny-chat", inputs=[text])
+    request.raw_input_contents.append(b"\2\0\0\0hi")
+    stream = stub.Process()
+    path = f"{GRPC_SERVICE}ModelInfer"
+    await stream.write(of_triton(path, content_type=b"application/grpc"))
+    await stream.read()
+    await stream.write(call(request))
+    admitted = await stream.read()
+
+    assert grpc.aio.EOF == await stream.read()
+    common = admitted.request_body.response
+    sent = put(common)
+    assert (b"tiny-chat-grpc", b"application/grpc") == (
+        sent["x-tollhouse-cluster"],
+        sent["content-type"],
+    )
+    body_ = common.body_mutation.body
+    assert b"%d" % len(body_) == sent["content-length"]
+    written = infer_pb.ModelInferRequest.FromString(body_[5:])
+    assert "return_num_output_tokens" in [it.name for it in written.inputs]
+    assert "path" not in admitted.dynamic_metadata["tollhouse"]
+
+
+async def test_binary_tensors_say_where_they_begin(stub):
+    """In the header as it is after the JSON was written anew."""
+    tensor = {"name": "text_input", "datatype": "BYTES", "shape": [1, 1]}
+    binary = {"parameters": {"binary_data_size": 6}}
+    head = json.dumps({"inputs": [tensor | binary]}).encode()
+    message = ext_proc.ProcessingRequest()
+    message.request_body.body = head + b"\2\0\0\0hi"
+    stream = stub.Process()
+    length = b"%d" % len(head)
+    path = "/v2/models/tiny-chat/infer"
+    await stream.write(of_triton(path, inference_header_content_length=length))
+    await stream.read()
+    await stream.write(message)
+    admitted = await stream.read()
+
+    sent, common = put(admitted.request_body.response), admitted.request_body.response
+    end = int(sent["inference-header-content-length"])
+    assert json.loads(common.body_mutation.body[:end])["inputs"][1:]
+    assert b"\2\0\0\0hi" == common.body_mutation.body[end:]
+    assert b"application/octet-stream" == sent["content-type"]
+    assert path == admitted.dynamic_metadata["tollhouse"]["path"]
+
+
+async def test_what_only_tells_is_passed_without_an_exchange(stub, redis):
+    """From the headers, over HTTP; from the message that names the model, in gRPC."""
+    http = stub.Process()
+    path = "/v2/models/tiny-chat/ready"
+    await http.write(of_triton(path, method="GET", ends=True))
+    passed = await http.read()
+    grpc_ = stub.Process()
+    path = f"{GRPC_SERVICE}ModelReady"
+    await grpc_.write(of_triton(path, content_type=b"application/grpc"))
+    first = await grpc_.read()
+    await grpc_.write(call(infer_pb.ModelRequest(name="tiny-chat", version="3")))
+    second = await grpc_.read()
+
+    assert grpc.aio.EOF == await http.read() == await grpc_.read()
+    headers_, body_ = passed.request_headers.response, second.request_body.response
+    for common, cluster in ((headers_, b"-http"), (body_, b"-grpc")):
+        assert common.clear_route_cache
+        assert PROOF == put(common)["x-tollhouse-admitted"]
+        assert b"tiny-chat" + cluster == put(common)["x-tollhouse-cluster"]
+    assert infer_pb.ModelRequest(
+        name="tiny-chat", version="3"
+    ) == infer_pb.ModelRequest.FromString(body_.body_mutation.body[5:])
+    for reply in (passed, first, second):
+        told = reply.dynamic_metadata.fields["tollhouse"].struct_value
+        assert "exchange" not in told.fields
+    assert not await reservations(redis)
+
+
+async def test_it_answers_for_the_server(server, live, limiter, redis):
+    """In Triton's gRPC, to whom Envoy leads here."""
+    made, address = server
+    servicer_of(live, limiter, redis).add_to(made)
+    await made.start()
+    async with grpc.aio.insecure_channel(address) as channel:
+        triton = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        live_ = await triton.ServerLive(service_pb2.ServerLiveRequest())
+        ready = await triton.ServerReady(service_pb2.ServerReadyRequest())
+        tells = await triton.ServerMetadata(service_pb2.ServerMetadataRequest())
+
+    assert (True, True, "tollhouse") == (live_.live, ready.ready, tells.name)
 
 
 async def test_lists_models_from_the_headers_alone(stub):

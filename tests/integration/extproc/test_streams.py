@@ -28,6 +28,7 @@ from tollhouse.core.surface import STREAM_INFER
 from tollhouse.core.usage import decode_facts
 from tollhouse.extproc.ladder import Ladder
 from tollhouse.extproc.servicer import ExternalProcessorServicer
+from tollhouse.extproc.streams import MOST_ID_BYTES
 from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from tollhouse.pb.envoy.service.ext_proc.v3 import (
     external_processor_pb2_grpc as ext_proc_grpc,
@@ -189,6 +190,30 @@ async def test_answers_can_be_told_apart(stub):
     )
     assert is_end(stop)
     assert "3" == stop.dynamic_metadata["tollhouse.refusal"]["grpc_status"]
+
+
+async def test_an_id_of_ours_is_nobody_elses(stub):
+    """A client knows the exchange, and may have guessed what we would give."""
+    call, *_ = await opened(stub)
+    await call.write(piece(ask(id_=f"{ID}-2") + ask(id_=f"{ID}-4") + ask() + ask()))
+    ids = [forwarded(await call.read()).id for _ in range(4)]
+
+    assert [f"{ID}-2", f"{ID}-4", f"{ID}-3", f"{ID}-5"] == ids
+
+
+async def test_an_id_is_as_long_as_the_meter_reads(stub):
+    """Of longer ones two could look alike; in bytes, as the wire has them."""
+    call, _, first = await opened(stub, ask(id_="é" * (MOST_ID_BYTES // 2)))
+    await call.write(piece(ask(id_="é" * (MOST_ID_BYTES // 2) + "x")))
+    stop = await call.read()
+
+    assert MOST_ID_BYTES == len(forwarded(first).id.encode())
+    assert is_end(stop)
+    refusal = stop.dynamic_metadata["tollhouse.refusal"]
+    assert ("3", "`id` must have at most 128 bytes.") == (
+        refusal["grpc_status"],
+        refusal["grpc_message"],
+    )
 
 
 async def test_hangs_up_with_ok_when_the_client_has_sent_its_last(stub):

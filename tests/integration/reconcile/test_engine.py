@@ -62,7 +62,7 @@ class Files:
             it.started_ms / 1000,
             admitted=True,
             facts=it.facts.encode().decode(),
-            meter=f"sse,9,7,9,{counts},{it.first_ms},{it.ended_ms},{flags}",
+            meter=f"sse,9,7,9,{counts},{it.first_ms},{it.ended_ms},{flags},0",
             code=code,
             upstream_host="127.0.0.1:1",
             to=to,

@@ -109,6 +109,17 @@ def test_parameters_of_tensors_count():
             read(request).request()
 
 
+@pytest.mark.parametrize("name", ["classification", "binary_data", "other"])
+def test_an_output_has_no_parameters(name):
+    """`classification` would make strings of the counts."""
+    request = raw()
+    request.outputs.add(name="num_output_tokens").parameters[name].int64_param = 1
+    with pytest.raises(Problem) as caught:
+        read(request).request()
+
+    assert name == caught.value.param
+
+
 @given(st.binary(max_size=60))
 def test_any_bytes_are_read_or_refused(body):
     """Nothing else is raised."""
@@ -139,7 +150,8 @@ def test_the_backends_name_cap_and_counts_are_put_in():
 def test_a_client_that_wants_no_counts_gets_them():
     """They are its bill."""
     request = raw(return_num_output_tokens=("BOOL", b"\0"))
-    request.outputs.add(name="text_output")
+    for name in ("num_output_tokens", "text_output", "num_output_tokens"):
+        request.outputs.add(name=name)
     found = written(request, Rewrite("m", "max_tokens", None, counts=True))
     at = [it.name for it in found.inputs].index("return_num_output_tokens")
 

@@ -230,6 +230,13 @@ def test_the_repositorys_files_are_fine(capsys):
             id="Triton's cluster missing",
         ),
         pytest.param(
+            "bytes: 1048576\n    typed_extension_protocol_options: *http2\n",
+            "bytes: 1048576\n",
+            "`tiny-chat-grpc`, which is models.tiny-chat.triton.grpc",
+            "explicit_http_config with http2_protocol_options",
+            id="gRPC over HTTP/1.1",
+        ),
+        pytest.param(
             "name: streams\n            disabled: true",
             "name: streams",
             ".disabled: must be true",

@@ -21,6 +21,7 @@ from tollhouse.core.fallback import serving
 from tollhouse.core.forwarding import forwarded
 from tollhouse.core.identity import Principal, parse_scopes
 from tollhouse.core.ids import exchange_id
+from tollhouse.core.infer import infer_request
 from tollhouse.core.limits import Allowance
 from tollhouse.core.openai import parse
 from tollhouse.core.problems import Problem
@@ -45,6 +46,14 @@ def request(**fields: object):
 def chosen(*down: str, catalog: Catalog = CATALOG, **fields: object) -> str:
     requested = catalog.models["m"]
     return serving(request(**fields), requested, catalog, frozenset(down)).name
+
+
+def test_what_triton_itself_serves_does_not_go_to_the_cluster():
+    """So nobody serves in its place when that is away."""
+    infers = replace(MODELS["m"], operations=frozenset({Operation.INFER}))
+    asked = infer_request("m", {"text_input": (b"hi",)}, ())
+
+    assert infers is serving(asked, infers, CATALOG, frozenset("a"))
 
 
 @pytest.mark.parametrize(

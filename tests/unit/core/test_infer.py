@@ -60,6 +60,12 @@ def test_a_batch_costs_all_its_texts():
         ("prompt_embedding_table", (b"unread",)),
         ("return_context_logits", (True,)),
         ("stop", (True,)),
+        ("lora_task_id", (3,)),
+        ("lora_task_id", (0,)),
+        ("input_ids", (0, 0)),
+        ("guided_decoding_guide_type", (b"regex",)),
+        ("guided_decoding_guide_type", (b"json", b"ebnf_grammar")),
+        ("guided_decoding_guide_type", (b"unread",)),
     ],
 )
 def test_levers_are_refused_by_name(name, values):
@@ -79,7 +85,13 @@ def test_other_parameters_pass():
 def test_a_lever_that_asks_for_nothing_passes():
     """Clients of TensorRT-LLM send them all."""
     found = request(
-        beam_width=(1,), min_tokens=(0,), return_context_logits=(False,), stop_words=()
+        beam_width=(1,),
+        min_tokens=(0,),
+        return_context_logits=(False,),
+        stop_words=(),
+        lora_task_id=(),
+        guided_decoding_guide_type=(b"json", b"json_schema"),
+        embedding_bias_words=(b"x",) * 1024,
     )
 
     assert 4 == found.text_bytes
@@ -100,6 +112,17 @@ def test_the_engines_queue_and_memory_are_not_the_clients(parameters, of_tensors
     assert (Kind.UNSUPPORTED, name) == (problem.kind, problem.param)
 
 
+def test_an_output_has_no_parameters():
+    """`classification` would make strings of the counts."""
+    with pytest.raises(Problem) as caught:
+        infer_request("tiny", TEXT, (), of_outputs=("classification",))
+
+    assert (Kind.UNSUPPORTED, "classification") == (
+        caught.value.kind,
+        caught.value.param,
+    )
+
+
 @pytest.mark.parametrize(
     ("tensors", "param"),
     [
@@ -112,6 +135,7 @@ def test_the_engines_queue_and_memory_are_not_the_clients(parameters, of_tensors
         (TEXT | {"max_tokens": (1.5,)}, "max_tokens"),
         (TEXT | {"max_tokens": (True,)}, "max_tokens"),
         (TEXT | {"stop_words": (b"x",) * 65}, "stop_words"),
+        (TEXT | {"embedding_bias_words": (b"x",) * 1025}, "embedding_bias_words"),
     ],
 )
 def test_what_is_wrong_is_named(tensors, param):

@@ -133,6 +133,35 @@ def test_without_named_outputs_all_come():
     assert "outputs" not in head
 
 
+@pytest.mark.parametrize("form", [{}, {"binary_data": True}, {"binary_data": False}])
+def test_counts_that_a_client_names_are_ours(form):
+    """Once each, in the form it asked for; those it did not name in JSON."""
+    named = {"name": "num_output_tokens"} | ({"parameters": form} if form else {})
+    text = {"name": "text_output", "parameters": {"binary_data": True}}
+    head, _ = written(infer(outputs=[named, named, text]))
+
+    assert [
+        text,
+        {"name": "num_input_tokens", "parameters": {"binary_data": False}},
+        named,
+    ] == head["outputs"]
+
+
+@pytest.mark.parametrize("name", ["stream", "streaming"])
+def test_a_stream_has_its_own_path(name):
+    """Of one asked for on the other, Triton would make all tokens and show none."""
+    for value in (True, [True], 1):
+        with pytest.raises(Problem) as caught:
+            generate(**{name: value}).request()
+        assert (Kind.INVALID_REQUEST, name) == (caught.value.kind, caught.value.param)
+    with pytest.raises(Problem):
+        generate(parameters={name: True}).request()
+    streamed = document("generate_stream", {"text_input": "four", name: True})
+
+    assert written(streamed)[0][name] is True
+    assert written(generate(**{name: False}))[0][name] is False
+
+
 def test_what_is_not_looked_at_stays_byte_for_byte():
     """Numbers of any form; so no value changes on its way."""
     seed = b'{"name":"seed","datatype":"UINT64","shape":[1,1],"data":[1.50e3]}'
@@ -178,6 +207,18 @@ def test_a_generation_gets_a_cap_and_is_asked_for_counts():
             outputs=[{"name": "o", "parameters": {"shared_memory_region": "r"}}]
         ),
         lambda: infer(tensor("x") | {"parameters": {"shared_memory_region": "r"}}),
+        lambda: infer(outputs=[{"name": "o", "parameters": {"classification": 1}}]),
+        lambda: infer(
+            outputs=[
+                {
+                    "name": "num_output_tokens",
+                    "parameters": {"binary_data": True, "classification": 1},
+                }
+            ]
+        ),
+        lambda: generate(lora_task_id=0),
+        lambda: generate(guided_decoding_guide_type="regex"),
+        lambda: infer(tensor("guided_decoding_guide_type", "regex", datatype="BYTES")),
         lambda: infer(model_name="other"),
     ],
 )

@@ -328,16 +328,28 @@ def test_what_runs_on_is_paid_to_its_cap():
     assert counts_of(facts, flags="UF", code=503)[1] == NOTHING
 
 
+def test_what_runs_on_is_never_too_much_for_the_books():
+    """The texts of a batch are many, and each has the cap."""
+    facts = examples.facts(runs_on=True, choices=10**6, output_cap=1024)
+
+    assert counts_of(facts, code=0, **LEFT)[1].output_tokens == 99_999_999
+
+
 @pytest.mark.parametrize(
-    ("meter", "told"),
-    [("grpc,1,1,1,3,1,-,-,0,0,,9", 3), ("grpc,1,0,0,-,-,-,-,0,0,B,0", 0)],
+    ("meter", "flags", "told", "whole"),
+    [
+        ("grpc,1,1,1,3,1,-,-,0,0,,9", "DC", 3, "grpc,1,1,1,3,1,-,-,0,0,F,9"),
+        ("grpc,1,1,1,3,1,-,-,0,0,,9", "-", 3, "grpc,2,1,1,3,1,-,-,0,0,B,9"),
+        ("grpc,1,0,0,-,-,-,-,0,0,B,0", "DC", 0, "grpc,1,0,0,-,-,-,-,0,0,B,0"),
+    ],
+    ids=["left", "extproc died", "left after an error"],
 )
-def test_requests_of_a_cut_stream_without_an_answer_are_paid(meter, told):
+def test_requests_of_a_cut_stream_without_an_answer_are_paid(meter, flags, told, whole):
     """By the estimate: one that was answered, or failed, is not all of them."""
     facts = examples.facts(operation="infer", choices=3, input_estimate=900)
     alone = structs.replace(facts, choices=1)
 
-    kind, usage, source, _ = counts_of(facts, flags="DC", meter=meter)
+    kind, usage, source, _ = counts_of(facts, flags=flags, meter=meter)
     assert (kind, usage.input_tokens, source) == (UsageKind.PARTIAL, 900, ESTIMATE)
-    assert counts_of(alone, flags="DC", meter=meter)[1].input_tokens == told
-    assert counts_of(facts, meter=meter)[1].input_tokens == told
+    assert counts_of(alone, flags=flags, meter=meter)[1].input_tokens == told
+    assert counts_of(facts, meter=whole)[1].input_tokens == told

@@ -74,6 +74,13 @@ class TestCut:
     def test_an_answer_whose_client_left_was(self):
         assert taught(replace(SETTLED, kind=UsageKind.PARTIAL)).is_cut
 
+    def test_an_answer_that_nobody_saw_the_end_of_teaches_no_length(self):
+        """Its client left, and was billed the cap: what it became is not known."""
+        left = replace(SETTLED, kind=UsageKind.PARTIAL, usage=TokenUsage(14, 200))
+
+        assert 0 == taught(left, output_cap=200, runs_on=True).output
+        assert 60 == taught(output_cap=200, runs_on=True).output
+
     @pytest.mark.parametrize("cut", [{"kind": UsageKind.PARTIAL}, {}])
     def test_one_longer_than_expected_teaches_all_the_same(self, cut):
         """Else who always asks for as much as it can get never teaches anything."""

@@ -18,13 +18,11 @@ from tests.unit.core.test_admission import (
 )
 from tollhouse.core.admission import (
     Admission,
-    CountTokens,
     Refuse,
     Release,
     ReservationAnswered,
     Reserve,
     StreamEnded,
-    TokensCounted,
 )
 from tollhouse.core.experience import Experience
 from tollhouse.core.limits import Measure
@@ -178,12 +176,10 @@ def test_a_stream_without_a_message_is_refused():
     assert Kind.INVALID_REQUEST is command.problem.kind
 
 
-def test_the_tokenizer_counts_each_message():
-    stream = begin()
-    command = stream.receive(message(model="exact"))
-
-    assert isinstance(command, CountTokens)
-    assert 7 + 4 == reservation(stream, TokensCounted(7)).facts.input_estimate
+def test_a_verdict_that_nobody_waits_for_breaks_the_contract():
+    for stream in (begin(), opened()[0]):
+        with pytest.raises(ProtocolError, match="a verdict in"):
+            stream.receive(YES)
 
 
 def test_who_leaves_while_room_is_asked_for_gets_it_back():

@@ -89,3 +89,22 @@ def test_each_endpoint_finds_itself():
         place = surface.find(it.method, path)
         assert place is not None
         assert place.endpoint == it
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/v2/models/tiny/infer", True),
+        ("/v2/models/tiny/versions/1/generate", True),
+        ("/v2/models/tiny/generate_stream", False),
+        (f"{surface.GRPC_SERVICE}ModelInfer", False),
+        (surface.STREAM_INFER, False),
+        ("/v1/chat/completions", False),
+    ],
+)
+def test_what_works_on_for_a_client_that_left(path: str, expected: bool) -> None:
+    """Triton's HTTP, but for its stream."""
+    place = surface.find("POST", path)
+
+    assert place
+    assert expected is place.endpoint.runs_on

@@ -196,9 +196,7 @@ def _usage(counts: _Counts, usage: dict[str, Any]) -> bool:
 
 
 def _triton(counts: _Counts, chunk: dict[str, Any]) -> None:
-    input_, output = (
-        _first(chunk.get(f"num_{of}_tokens")) for of in ("input", "output")
-    )
+    input_, output = (_sum(chunk.get(f"num_{of}_tokens")) for of in ("input", "output"))
     texts = chunk.get("text_output", [])
     length = sum(
         len(json.dumps(text, ensure_ascii=False).encode()) - len('""')
@@ -216,5 +214,5 @@ def _triton(counts: _Counts, chunk: dict[str, Any]) -> None:
         counts.has_text(0)
 
 
-def _first(tensor: Any) -> Any:
-    return tensor[0] if isinstance(tensor, list) else tensor
+def _sum(tensor: Any) -> Any:
+    return sum(tensor) if isinstance(tensor, list) else tensor

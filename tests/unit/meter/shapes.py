@@ -121,7 +121,7 @@ def generate() -> Events:
         corpus.event(generated(1, "Hello")),
         corpus.event(generated(1, "")),
         corpus.event(generated(3, 'é中\\ "usage":{')),
-        corpus.event(generated([2], [corpus.SPOOF, "b"])),
+        corpus.event(generated([2, 1], [corpus.SPOOF, "b"])),
         corpus.event({"text_output": "no counts", "model_version": "1"}),
     ]
 

@@ -64,6 +64,18 @@ _DOCUMENTS = {
         json.dumps(shapes.generated([6], ["He", "llo"])).encode(),
         "json,0,1,1,412,6,-,-,0,0,F,5",
     ),
+    "generate, a batch": (
+        b'{"num_input_tokens":[ 10, 20 ],"num_output_tokens":[[100],[200]]}',
+        "json,0,0,1,30,300,-,-,0,0,F,0",
+    ),
+    "generate, no counts": (
+        b'{"num_input_tokens":["10"],"num_output_tokens":6.5}',
+        "json,0,0,0,-,-,-,-,0,0,F,0",
+    ),
+    "generate, a count over the bound": (
+        b'{"num_input_tokens":1,"num_output_tokens":[%s0]}' % (b"9," * 2500),
+        "json,0,0,1,1,-,-,-,0,0,F,0",
+    ),
     "infer": (_inferred(), "json,0,1,1,412,6,-,-,0,0,F,29"),
     "infer, counts first": (
         json.dumps(
@@ -121,6 +133,62 @@ def test_tensors_after_the_document():
         got = metered_document(pieces, length=length)
         usage = f"json,0,1,1,412,{0x01020304},-,-,0,0,F,7"
         assert (got.forwarded, got.usage) == (body, usage), pieces
+
+
+def counted(datatype: str, values: list[Any], raw: bytes | None = None) -> str:
+    """Say what is read of an answer with such an output count."""
+    form: dict[str, Any] = (
+        {"data": values}
+        if raw is None
+        else {"parameters": {"binary_data_size": len(raw)}}
+    )
+    output = _tensor("num_output_tokens", datatype, values, **form)
+    head = json.dumps({"outputs": [output]}).encode()
+    length = None if raw is None else len(head)
+    said = {
+        metered_document(pieces, length=length).usage
+        for pieces in cuts(head + (raw or b""))
+    }
+    (usage,) = said
+    return usage.split(",")[5]
+
+
+def test_the_counts_of_a_batch_add_up():
+    """One for each text, in JSON and in binary; up to a bound."""
+    assert counted("INT32", [100, 200]) == "300"
+    assert counted("INT32", [1, 2], struct.pack("<2i", 100, 200)) == "300"
+    assert counted("INT32", [1] * 64, struct.pack("<64i", *[2] * 64)) == "128"
+    assert counted("INT32", [-1] * 2, b"\xff" * 8) == "1000000000"
+    assert counted("INT32", [1] * 65, struct.pack("<65i", *[2] * 65)) == "-"
+
+
+@pytest.mark.parametrize(
+    ("datatype", "values", "raw"),
+    [
+        ("BYTES", ["5.0:0"], None),
+        ("BYTES", [1], b"\5\0\0\x005.0:0"),
+        ("BYTES", [1], b"\0\0\0\0"),
+        ("INT64", [1], None),
+        ("INT64", [1], struct.pack("<q", 1)),
+        ("FP32", [1], struct.pack("<f", 1)),
+        ("INT32", ["5"], None),
+        ("INT32", [-5], None),
+        ("INT32", [5.5], None),
+        ("INT32", [1], struct.pack("<2i", 1, 2)),
+        ("INT32", [1], b"\1\0\0"),
+    ],
+)
+def test_what_is_no_count_is_not_read_as_one(datatype, values, raw):
+    """The ledger estimates then, rather than believe a number that is none."""
+    assert counted(datatype, values, raw) == "-"
+
+
+def test_counts_are_as_many_as_their_shape_says():
+    """In JSON, too."""
+    output = _tensor("num_output_tokens", "INT32", [1], data=[1, 2])
+    document = json.dumps({"outputs": [output]}).encode()
+
+    assert metered_document([document]).usage == "json,0,0,0,-,-,-,-,0,0,F,0"
 
 
 _WORDS = json.dumps(WORDS).encode()

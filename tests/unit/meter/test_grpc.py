@@ -2,6 +2,7 @@
 
 import itertools
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -116,8 +117,8 @@ def test_values_within_the_output():
     message = pb.ModelInferResponse(id="a")
     for name, datatype, field, values in (
         ("text_output", "BYTES", "bytes_contents", [b"He", b"llo"]),
-        ("num_input_tokens", "INT32", "int_contents", [412]),
-        ("num_output_tokens", "INT64", "int64_contents", [300]),
+        ("num_input_tokens", "INT32", "int_contents", [400, 12]),
+        ("num_output_tokens", "INT32", "int_contents", [300]),
         ("scores", "FP32", "fp32_contents", [0.5] * 100),
     ):
         output = message.outputs.add(name=name, datatype=datatype, shape=[len(values)])
@@ -127,6 +128,52 @@ def test_values_within_the_output():
     for pieces in cuts(body):
         got = metered_grpc(pieces, stream=False)
         assert got.usage == "grpc,1,1,1,412,300,-,-,0,0,F,5", pieces
+
+
+def counted(
+    datatype: str, raw: bytes | None, *, shape: int = 1, contents: Sequence[int] = ()
+) -> str:
+    """Say what is read of a stream with one such output count among good ones."""
+    message = response(input_tokens=7)
+    output = message.outputs.add(
+        name="num_output_tokens", datatype=datatype, shape=[1, shape]
+    )
+    if raw is not None:
+        message.raw_output_contents.append(raw)
+    output.contents.int_contents.extend(contents)
+    good = streamed(response(input_tokens=7, output_tokens=1))
+    stream = good + streamed(message) + good
+    (usage,) = {metered_grpc(pieces).usage for pieces in cuts(stream)}
+    assert usage.split(",")[4] == "7"
+    return usage.split(",")[5]
+
+
+def test_the_counts_of_a_batch_add_up():
+    """One for each text; up to a bound."""
+    assert counted("INT32", struct.pack("<2i", 100, 200), shape=2) == "302"
+    assert counted("INT32", struct.pack("<64i", *[2] * 64), shape=64) == "130"
+    assert counted("INT32", b"\xff" * 8, shape=2) == "1000000002"
+    assert counted("INT32", None, shape=2, contents=[100, 200]) == "302"
+    assert counted("INT32", struct.pack("<65i", *[2] * 65), shape=65) == "-"
+
+
+@pytest.mark.parametrize(
+    ("datatype", "raw", "contents"),
+    [
+        ("BYTES", b"\5\0\0\x005.0:0", []),
+        ("BYTES", b"\0\0\0\0", []),
+        ("INT64", struct.pack("<q", 1), []),
+        ("FP32", struct.pack("<f", 1), []),
+        ("INT32", struct.pack("<2i", 1, 2), []),
+        ("INT32", b"\1\0\0", []),
+        ("INT32", None, []),
+        ("INT64", None, [1]),
+        ("INT32", None, [1, 2]),
+    ],
+)
+def test_what_is_no_count_leaves_none(datatype, raw, contents):
+    """The ledger estimates then: a sum without it would be too small."""
+    assert counted(datatype, raw, contents=contents) == "-"
 
 
 @pytest.mark.parametrize("size", [0, 10, 100_000])

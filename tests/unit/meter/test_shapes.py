@@ -16,7 +16,7 @@ _STREAMS = {
         shapes.messages(cached=None),
         "sse,11,4,3,12,6,-,-,0,0,F,0",
     ),
-    "generate": (shapes.generate(), "sse,5,4,4,412,7,-,-,0,0,F,209"),
+    "generate": (shapes.generate(), "sse,5,4,4,412,8,-,-,0,0,F,209"),
 }
 
 
