@@ -124,10 +124,10 @@ def infer_request(
     of its tensors. An output may have none: `classification` would make strings of the
     counts. Raises Problem with the tensor or parameter that is wrong.
     """
-    for name in (*parameters, *of_inputs):
+    for name in sorted((*parameters, *of_inputs)):
         if name in _NOT_PARAMETERS or name.startswith(_SHARED_MEMORY):
             raise Problem(Kind.UNSUPPORTED, f"`{name}` is not supported.", name)
-    for name in of_outputs:
+    for name in sorted(of_outputs):
         raise Problem(Kind.UNSUPPORTED, f"`{name}` is not supported.", name)
     for name, values in tensors.items():
         _refuse_lever(name, values)

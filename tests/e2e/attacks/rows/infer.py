@@ -232,14 +232,14 @@ ROWS = [
                     26,
                     "values from others' memory",
                     "infer",
-                    "shared_memory_region",
+                    "shared_memory_byte_size",
                     _infer(_tensor("x", 1, parameters=_REGION)),
                 ),
                 (
                     27,
                     "an answer into others' memory",
                     "infer",
-                    "shared_memory_region",
+                    "shared_memory_byte_size",
                     _infer(outputs=[{"name": "text_output", "parameters": _REGION}]),
                 ),
                 (
