@@ -20,7 +20,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 _STREAMS = {
     "responses": (shapes.responses(), "sse,11,6,1,412,6,128,3,F,0"),
     "messages": (shapes.messages(), "sse,11,4,3,412,6,100,-,F,0"),
-    "generate": (shapes.generate(), "sse,5,4,4,412,7,-,-,F,209"),
+    "generate": (shapes.generate(), "sse,5,4,4,412,8,-,-,F,209"),
 }
 
 

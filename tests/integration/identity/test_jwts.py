@@ -44,7 +44,7 @@ async def test_every_algorithm_we_know(tmp_path, algorithm):
             subject_id=subject_id(IDENTIFIER, "user-1"),
             plan=None,
             scopes=(Scope("chat", "write"), Scope("models", "read")),
-            expires_at=float(int(provider.now) + 600 + 30),
+            expires_at=float(int(provider.now) + 3600 + 30),
         )
     async with verifying(others) as tokens:
         assert await tokens.identify(token) is None

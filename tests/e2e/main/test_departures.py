@@ -1,0 +1,77 @@
+"""Clients that leave a streamed answer of our frontend, in each API it speaks."""
+
+import json
+
+import httpx
+import pytest
+
+from tests.e2e.main import books
+from tollhouse.core.usage import CountSource, UsageKind
+
+ANSWER = 40
+"""Tokens of an answer that is left at every tenth."""
+TALK = [{"role": "user", "content": "Tell me about the road."}]
+SHAPES = {
+    "/v1/chat/completions": ({"messages": TALK}, "max_completion_tokens"),
+    "/v1/completions": ({"prompt": "Tell me about the road."}, "max_tokens"),
+    "/v1/responses": ({"input": TALK}, "max_output_tokens"),
+    "/v1/messages": ({"messages": TALK}, "max_tokens"),
+}
+
+
+def has_text(event):
+    """Whether an event has some of the answer, in whatever API."""
+    match event:
+        case {"choices": [{"delta": {"content": str(text)}}]}:
+            return bool(text)
+        case {"choices": [{"text": str(text)}]}:
+            return bool(text)
+        case {"type": "response.output_text.delta"}:
+            return True
+        case {"type": "content_block_delta"}:
+            return True
+        case _:
+            return False
+
+
+def leave(stack, key, path, after):
+    """Read so many events with text, then close; return the exchange."""
+    fields, cap = SHAPES[path]
+    body = {"model": "tiny-chat", "stream": True, cap: ANSWER} | fields
+    headers = {"authorization": f"Bearer {key}"}
+    url = stack.base_url.removesuffix("/v1") + path
+    with httpx.stream("POST", url, json=body, headers=headers, timeout=30) as answer:
+        assert answer.status_code == httpx.codes.OK, answer.read()
+        lines = answer.iter_lines()
+        while after:
+            line = next(lines)
+            if line.startswith("data: {") and has_text(json.loads(line[6:])):
+                after -= 1
+        return answer.headers["x-tollhouse-exchange"]
+
+
+@pytest.mark.parametrize("path", SHAPES)
+def test_who_leaves_pays_for_what_was_sent(stack, make_key, path):
+    """At every tenth: one record, counted by the backend, of no more than it made.
+
+    What was under way when the client left counts as sent.
+    """
+    tenant = "leaves" + path.replace("/", "-")
+    key = make_key(tenant, "roomy")
+    read = {
+        leave(stack, key, path, tenth * ANSWER // 10): tenth * ANSWER // 10
+        for tenth in range(1, 10)
+    }
+    books.within(5, lambda: len(books.settlements(stack.state_dir, tenant)) >= 9)
+    records, truth = (
+        books.settlements(stack.state_dir, tenant),
+        books.truth(stack.state_dir),
+    )
+
+    assert read.keys() == records.keys()
+    for exchange, events in read.items():
+        record = records[exchange]
+        assert record.kind is UsageKind.PARTIAL
+        assert record.output_source is record.input_source is CountSource.BACKEND
+        assert record.usage.input_tokens == truth[exchange].input_tokens
+        assert events <= record.usage.output_tokens <= truth[exchange].output_tokens
