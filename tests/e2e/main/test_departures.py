@@ -37,7 +37,7 @@ def has_text(event):
 def leave(stack, key, path, after):
     """Read so many events with text, then close; return the exchange."""
     fields, cap = SHAPES[path]
-    body = {"model": "tiny-chat", "stream": True, cap: ANSWER} | fields
+    body = {"model": "tiny-chat", "stream": True, cap: ANSWER, **fields}
     headers = {"authorization": f"Bearer {key}"}
     url = stack.base_url.removesuffix("/v1") + path
     with httpx.stream("POST", url, json=body, headers=headers, timeout=30) as answer:
