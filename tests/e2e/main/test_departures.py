@@ -1,6 +1,7 @@
 """Clients that leave a streamed answer of our frontend, in each API it speaks."""
 
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -11,7 +12,7 @@ from tollhouse.core.usage import CountSource, UsageKind
 ANSWER = 40
 """Tokens of an answer that is left at every tenth."""
 TALK = [{"role": "user", "content": "Tell me about the road."}]
-SHAPES = {
+SHAPES: dict[str, tuple[dict[str, Any], str]] = {
     "/v1/chat/completions": ({"messages": TALK}, "max_completion_tokens"),
     "/v1/completions": ({"prompt": "Tell me about the road."}, "max_tokens"),
     "/v1/responses": ({"input": TALK}, "max_output_tokens"),
