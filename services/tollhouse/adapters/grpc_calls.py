@@ -5,8 +5,8 @@ from google.protobuf.message import DecodeError
 from tollhouse.adapters.grpc_frames import Frames, framed
 from tollhouse.adapters.infer_messages import InferMessage
 from tollhouse.core.infer import Rewrite
-from tollhouse.core.openai import Request
 from tollhouse.core.refusal import refuse
+from tollhouse.core.request import Request
 from tollhouse.pb.tollhouse.triton.v1 import infer_pb2 as pb
 
 

@@ -10,8 +10,8 @@ from types import MappingProxyType
 from google.protobuf.message import DecodeError
 
 from tollhouse.core.infer import READ, TEXT, Rewrite, infer_request
-from tollhouse.core.openai import Request
 from tollhouse.core.refusal import refuse
+from tollhouse.core.request import Request
 from tollhouse.core.tensor_data import UNREAD, Values, read_values, write_values
 from tollhouse.pb.tollhouse.triton.v1 import infer_pb2 as pb
 

@@ -25,7 +25,7 @@ from tollhouse.core.exchange import Beat, Settlement
 from tollhouse.core.experience import Experience
 from tollhouse.core.ids import exchange_id
 from tollhouse.core.lesson import Lesson, lesson
-from tollhouse.core.openai import Request
+from tollhouse.core.request import Request
 from tollhouse.core.reservation import Granted, Reservation
 from tollhouse.core.setting import Setting
 from tollhouse.core.trial import Charge, Figures, Trial, sum_up

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tollhouse.core.catalog import Model, Operation, Policy, Weights
 from tollhouse.core.experience import Experience
 from tollhouse.core.forwarding import output_cap
-from tollhouse.core.openai import Request
+from tollhouse.core.request import Request
 
 MESSAGE_TOKENS = 4
 """What a chat template adds around one message; ChatML's is 3 to 5 tokens."""

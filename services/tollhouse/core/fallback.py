@@ -4,8 +4,8 @@ from collections.abc import Set as AbstractSet
 
 from tollhouse.core.catalog import Catalog, Model, Operation
 from tollhouse.core.forwarding import fit
-from tollhouse.core.openai import Request
 from tollhouse.core.problems import Problem
+from tollhouse.core.request import Request
 
 
 def serving(

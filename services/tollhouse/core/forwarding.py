@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 
 from tollhouse.core.catalog import Model, Operation, Provider
-from tollhouse.core.openai import Request
 from tollhouse.core.problems import Kind, Problem
 from tollhouse.core.refusal import refuse
+from tollhouse.core.request import Request
 from tollhouse.core.servers import SERVERS
 
 _CAPS = ("max_completion_tokens", "max_output_tokens", "max_tokens")

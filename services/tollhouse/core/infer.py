@@ -12,9 +12,9 @@ from typing import Final, Protocol
 
 from tollhouse.core.catalog import Flow, Model, Operation
 from tollhouse.core.levers import MAX_STOPS
-from tollhouse.core.openai import MAX_CHOICES, Request
 from tollhouse.core.problems import Kind, Problem, ProtocolError
 from tollhouse.core.refusal import refuse
+from tollhouse.core.request import MAX_CHOICES, Request
 from tollhouse.core.tensor_data import Values
 
 TEXT: Final = "text_input"

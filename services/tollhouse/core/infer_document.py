@@ -14,9 +14,9 @@ import msgspec
 
 from tollhouse.core.infer import READ, TEXT, Document, Rewrite, infer_request
 from tollhouse.core.json_object import read
-from tollhouse.core.openai import Request
 from tollhouse.core.problems import Kind, Problem
 from tollhouse.core.refusal import refuse
+from tollhouse.core.request import Request
 from tollhouse.core.surface import Place
 from tollhouse.core.tensor_data import Value, Values, read_values
 

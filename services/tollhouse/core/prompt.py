@@ -12,7 +12,7 @@ import msgspec
 from tollhouse.core.catalog import Operation
 from tollhouse.core.embeddings_fields import embeddings_texts
 from tollhouse.core.messages_fields import messages_texts
-from tollhouse.core.openai import Request
+from tollhouse.core.request import Request
 from tollhouse.core.responses_fields import responses_texts
 
 _Fields = dict[str, Any]

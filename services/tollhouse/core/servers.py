@@ -75,13 +75,12 @@ _TRTLLM_SHARED = frozenset(
         "add_special_tokens",
     }
 )
-_VLLM = Traits(health="/health", continuous_usage=True)
 
 SERVERS: Final[Mapping[Server, Traits]] = MappingProxyType(
     {
         # StreamOptions and OpenAIBaseModel (extra="allow") of vllm/entrypoints/openai;
         # https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
-        Server.VLLM: _VLLM,
+        Server.VLLM: Traits(health="/health", continuous_usage=True),
         # "NIM LLM exposes an OpenAI-compatible inference API backed by vLLM":
         # https://docs.nvidia.com/nim/large-language-models/latest/reference/api-reference.html
         Server.NIM: Traits(health="/v1/health/ready", continuous_usage=True),

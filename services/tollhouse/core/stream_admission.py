@@ -18,8 +18,8 @@ from typing import assert_never
 import msgspec
 from msgspec.structs import replace
 
-from tollhouse.core.admission import (
-    Admission,
+from tollhouse.core.admission import Admission
+from tollhouse.core.admission_messages import (
     Admit,
     Command,
     Event,

@@ -13,7 +13,7 @@ from functools import lru_cache
 from google.rpc import error_details_pb2, status_pb2
 
 from tollhouse.adapters.grpc_calls import InferCall, ModelCall
-from tollhouse.core.admission import (
+from tollhouse.core.admission_messages import (
     Admit,
     Answer,
     Identify,

@@ -9,7 +9,7 @@ from dataclasses import replace
 import structlog
 
 from tollhouse.adapters.metrics import Metrics
-from tollhouse.core.admission import Reserve
+from tollhouse.core.admission_messages import Reserve
 from tollhouse.core.limits import Measure
 from tollhouse.core.problems import Kind, Problem, Unavailable
 from tollhouse.core.reservation import Granted, Refused, Reservation

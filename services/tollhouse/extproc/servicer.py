@@ -18,8 +18,8 @@ import structlog
 from tollhouse.adapters.live import Live
 from tollhouse.adapters.metrics import Metrics
 from tollhouse.adapters.tokenizer import Tokenizers
-from tollhouse.core.admission import (
-    Admission,
+from tollhouse.core.admission import Admission
+from tollhouse.core.admission_messages import (
     Admit,
     Answer,
     Command,

@@ -7,7 +7,7 @@ goes on is sent in pieces of ours, whenever it was judged.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tollhouse.core.admission import Admit, RequestHeaders
+from tollhouse.core.admission_messages import Admit, RequestHeaders
 from tollhouse.core.ids import ExchangeId
 from tollhouse.core.problems import Problem, ProtocolError
 from tollhouse.core.ratelimit import quota_fields

@@ -14,8 +14,8 @@ import structlog
 
 from tollhouse.adapters.grpc_frames import Frames, framed
 from tollhouse.adapters.infer_messages import InferMessage
-from tollhouse.core.admission import (
-    Admission,
+from tollhouse.core.admission import Admission
+from tollhouse.core.admission_messages import (
     Admit,
     Refuse,
     Release,

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from tollhouse.core.openai import MAX_CHOICES
 from tollhouse.core.refusal import refuse
+from tollhouse.core.request import MAX_CHOICES
 from tollhouse.frontend.contract import Guide
 from tollhouse.frontend.request import (
     LARGEST_TOKENS,

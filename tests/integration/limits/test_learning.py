@@ -25,7 +25,7 @@ from tollhouse.core.histogram import EDGES, Histogram, bin_of
 from tollhouse.core.ids import exchange_id
 from tollhouse.core.lesson import Lesson
 from tollhouse.core.limits import Limit, Measure, Scope
-from tollhouse.core.openai import parse
+from tollhouse.core.request import parse
 from tollhouse.core.reservation import Granted, Reservation
 
 MODEL = examples.model(weights=Weights(1, 0, 1))

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tollhouse.core.admission import (
-    Admission,
+from tollhouse.core.admission import Admission, State
+from tollhouse.core.admission_messages import (
     Admit,
     Answer,
     CountTokens,
@@ -23,7 +23,6 @@ from tollhouse.core.admission import (
     RequestRead,
     ReservationAnswered,
     Reserve,
-    State,
     StreamEnded,
     TokensCounted,
 )

@@ -21,7 +21,7 @@ from tollhouse.core.experience import Cohort, Experience, Learned, Ratio
 from tollhouse.core.forwarding import forwarded
 from tollhouse.core.histogram import Histogram, Quantiles, bin_of
 from tollhouse.core.limits import Limit, Measure, Scope
-from tollhouse.core.openai import parse
+from tollhouse.core.request import parse
 
 MODEL = examples.model()
 BARE = replace(MODEL, provider=Provider.OPENAI, inject_default=False)

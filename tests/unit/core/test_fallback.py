@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from tests import examples
-from tollhouse.core.admission import Admission, RequestBody, RequestHeaders, Reserve
+from tollhouse.core.admission import Admission
+from tollhouse.core.admission_messages import RequestBody, RequestHeaders, Reserve
 from tollhouse.core.catalog import (
     Catalog,
     Operation,
@@ -23,8 +24,8 @@ from tollhouse.core.identity import Principal, parse_scopes
 from tollhouse.core.ids import exchange_id
 from tollhouse.core.infer import infer_request
 from tollhouse.core.limits import Allowance
-from tollhouse.core.openai import parse
 from tollhouse.core.problems import Problem
+from tollhouse.core.request import parse
 
 MODELS = {
     it.name: it

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tollhouse.core.catalog import Operation
-from tollhouse.core.openai import parse
 from tollhouse.core.prompt import texts
+from tollhouse.core.request import parse
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 CALLS = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]

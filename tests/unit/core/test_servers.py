@@ -8,8 +8,8 @@ import pytest
 from tests import examples
 from tollhouse.core.catalog import Operation, Provider, Server
 from tollhouse.core.forwarding import fit, forwarded, strips
-from tollhouse.core.openai import parse
 from tollhouse.core.problems import Kind, Problem
+from tollhouse.core.request import parse
 from tollhouse.core.servers import SERVERS
 
 BODIES: dict[Operation, dict[str, Any]] = {

@@ -16,8 +16,8 @@ from tests.unit.core.test_admission import (
     body,
     headers,
 )
-from tollhouse.core.admission import (
-    Admission,
+from tollhouse.core.admission import Admission
+from tollhouse.core.admission_messages import (
     Refuse,
     Release,
     ReservationAnswered,

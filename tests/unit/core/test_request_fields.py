@@ -9,9 +9,9 @@ from tests import examples
 from tollhouse.core.catalog import Operation, Policy
 from tollhouse.core.estimate import estimate
 from tollhouse.core.experience import Experience
-from tollhouse.core.openai import Request, parse
 from tollhouse.core.problems import Kind, Problem
 from tollhouse.core.prompt import texts
+from tollhouse.core.request import Request, parse
 
 RESPONSES: dict[str, Any] = {"model": "m", "input": "hello"}
 MESSAGES: dict[str, Any] = {

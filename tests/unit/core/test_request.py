@@ -12,9 +12,9 @@ from tollhouse.core.catalog import Operation, Provider
 from tollhouse.core.forwarding import fit, forwarded
 from tollhouse.core.json_object import MAX_DEPTH, MAX_VALUES
 from tollhouse.core.model_list import model_list
-from tollhouse.core.openai import MAX_CHOICES, parse
 from tollhouse.core.problems import Kind, Problem
 from tollhouse.core.prompt_fields import MAX_MESSAGES
+from tollhouse.core.request import MAX_CHOICES, parse
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
