@@ -9,7 +9,6 @@ makes no model work is ANSWERED at once, or after NAMING, where the body names a
 The exchange id leaves with the headers reply, before anything is reserved: whatever
 is lost afterwards, Envoy's ledger names the exchange and it is released. The end of
 the stream says nothing about the answer and never settles.
-
 """
 
 from collections.abc import Set as AbstractSet
