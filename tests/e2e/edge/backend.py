@@ -1,7 +1,6 @@
 """A backend that does what the test wrote down, byte by byte and in its own time."""
 
 import asyncio
-import contextlib
 import socket
 import ssl
 import struct
@@ -81,9 +80,13 @@ class Backend:
         connection: socket.socket = writer.get_extra_info("socket")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._writers.add(writer)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        try:
             while await self._answer(reader, writer):
                 pass
+        except asyncio.IncompleteReadError:
+            pass
+        except ConnectionError:
+            self.gone.set()  # a write met the closed connection before a read did
         self._writers.discard(writer)
         writer.close()
 
