@@ -1,20 +1,16 @@
 """Where metrics go: by OTLP to what the environment names, else nowhere."""
 
-import os
-
 from opentelemetry.metrics import MeterProvider
 
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+from tollhouse.adapters import otlp
+
 _CLOSE_MS = 2000
 """A collector that is away must not keep a process from ending."""
 
 
 def open_export(service: str, instance: str) -> MeterProvider | None:
-    """Export by OTLP if the environment names an endpoint, else None.
-
-    `instance` tells the processes of a service apart; their sums would collide.
-    """
-    if not any(os.environ.get(name) for name in _ENDPOINTS):
+    """Export by OTLP if the environment names an endpoint, else None (`otlp`)."""
+    if not otlp.is_exported("METRICS"):
         return None
     # Only who exports pays for these: 0.2 s of a start, a thread.
     from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import (  # noqa: PLC0415
@@ -24,16 +20,10 @@ def open_export(service: str, instance: str) -> MeterProvider | None:
     from opentelemetry.sdk.metrics.export import (  # noqa: PLC0415
         PeriodicExportingMetricReader,
     )
-    from opentelemetry.sdk.resources import (  # noqa: PLC0415
-        OTELResourceDetector,
-        Resource,
-    )
 
-    own = {"service.name": f"tollhouse-{service}", "service.instance.id": instance}
     return Provider(
         [PeriodicExportingMetricReader(OTLPMetricExporter())],
-        # What the operator says goes first.
-        Resource.create(own).merge(OTELResourceDetector().detect()),
+        otlp.resource(service, instance),
         shutdown_on_exit=False,
     )
 

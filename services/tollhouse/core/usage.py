@@ -101,6 +101,7 @@ class Facts(
         "choices": "n",
         "output_cap": "cap",
         "runs_on": "on",
+        "trace": "tp",
     },
 ):
     """What was decided about an exchange at admission; made once, never changed.
@@ -113,7 +114,7 @@ class Facts(
     after the estimates say what the estimator may learn from it: bytes of prompt text,
     tokens beside that text (chat template, images), choices, and the output cap of one
     choice that was forwarded, None for none. `runs_on`: the backend goes on to the end
-    after its client has left.
+    after its client has left. `trace`: the W3C traceparent it came with, or empty.
     """
 
     tenant: str
@@ -134,6 +135,7 @@ class Facts(
     choices: int = 1
     output_cap: int | None = None
     runs_on: bool = False
+    trace: str = ""
     debits: tuple[Debit, ...] = ()  # last, where reserve.lua puts what it charged
 
     def encode(self) -> bytes:

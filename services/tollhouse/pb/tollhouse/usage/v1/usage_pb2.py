@@ -25,45 +25,45 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etollhouse/usage/v1/usage.proto\x12\x12tollhouse.usage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"p\n\nTokenUsage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x03 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x04 \x01(\x03\"\xb9\x05\n\x0bUsageRecord\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x0c\n\x04plan\x18\x04 \x01(\t\x12\x16\n\x0eoperation_name\x18\x05 \x01(\t\x12\x17\n\x0frequested_model\x18\x06 \x01(\t\x12\x14\n\x0cserved_model\x18\x07 \x01(\t\x12\x15\n\rprovider_name\x18\x08 \x01(\t\x12\x0f\n\x07\x63luster\x18\t \x01(\t\x12+\n\x04kind\x18\n \x01(\x0e\x32\x1d.tollhouse.usage.v1.UsageKind\x12\x1a\n\x12\x63orrects_record_id\x18\x0b \x01(\t\x12-\n\x05usage\x18\x0c \x01(\x0b\x32\x1e.tollhouse.usage.v1.TokenUsage\x12@\n\x12input_count_source\x18\r \x01(\x0e\x32$.tollhouse.usage.v1.TokenCountSource\x12\x41\n\x13output_count_source\x18\x0e \x01(\x0e\x32$.tollhouse.usage.v1.TokenCountSource\x12\x16\n\x0ereserved_units\x18\x0f \x01(\x03\x12\x1e\n\x16\x65stimated_input_tokens\x18\x10 \x01(\x03\x12\x1f\n\x17\x65stimated_output_tokens\x18\x11 \x01(\x03\x12.\n\nstarted_at\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x66irst_token_at\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nend_reason\x18\x15 \x01(\t\"P\n\nUsageBatch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12\x30\n\x07records\x18\x02 \x03(\x0b\x32\x1f.tollhouse.usage.v1.UsageRecord\"3\n\x0eRejectedRecord\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"w\n\x08\x42\x61tchAck\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\r\x12\x12\n\nduplicates\x18\x03 \x01(\r\x12\x34\n\x08rejected\x18\x04 \x03(\x0b\x32\".tollhouse.usage.v1.RejectedRecord\"M\n\tWatermark\x12\x11\n\toutbox_id\x18\x01 \x01(\t\x12-\n\toldest_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"u\n\x12StreamUsageRequest\x12-\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1e.tollhouse.usage.v1.UsageBatch\x12\x30\n\twatermark\x18\x02 \x01(\x0b\x32\x1d.tollhouse.usage.v1.Watermark\"@\n\x13StreamUsageResponse\x12)\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x1c.tollhouse.usage.v1.BatchAck\"C\n\x12ReportUsageRequest\x12-\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1e.tollhouse.usage.v1.UsageBatch\"@\n\x13ReportUsageResponse\x12)\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x1c.tollhouse.usage.v1.BatchAck\"\xa7\x01\n\x10ListUsageRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\x8e\x02\n\x08UsageRow\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cinput_tokens\x18\x04 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x05 \x01(\x03\x12\x15\n\routput_tokens\x18\x06 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x07 \x01(\x03\x12\x17\n\x0f\x66inal_exchanges\x18\x08 \x01(\x03\x12\x19\n\x11partial_exchanges\x18\t \x01(\x03\x12\x1b\n\x13\x61\x62\x61ndoned_exchanges\x18\n \x01(\x03\"X\n\x11ListUsageResponse\x12*\n\x04rows\x18\x01 \x03(\x0b\x32\x1c.tollhouse.usage.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x8a\x01\n\tUsageKind\x12\x1a\n\x16USAGE_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10USAGE_KIND_FINAL\x10\x01\x12\x16\n\x12USAGE_KIND_PARTIAL\x10\x02\x12\x18\n\x14USAGE_KIND_ABANDONED\x10\x03\x12\x19\n\x15USAGE_KIND_ADJUSTMENT\x10\x04*\x95\x01\n\x10TokenCountSource\x12\"\n\x1eTOKEN_COUNT_SOURCE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aTOKEN_COUNT_SOURCE_BACKEND\x10\x01\x12\x1c\n\x18TOKEN_COUNT_SOURCE_METER\x10\x02\x12\x1f\n\x1bTOKEN_COUNT_SOURCE_ESTIMATE\x10\x03\x32\xd8\x01\n\x12UsageIngestService\x12\x62\n\x0bStreamUsage\x12&.tollhouse.usage.v1.StreamUsageRequest\x1a\'.tollhouse.usage.v1.StreamUsageResponse(\x01\x30\x01\x12^\n\x0bReportUsage\x12&.tollhouse.usage.v1.ReportUsageRequest\x1a\'.tollhouse.usage.v1.ReportUsageResponse2m\n\x11UsageQueryService\x12X\n\tListUsage\x12$.tollhouse.usage.v1.ListUsageRequest\x1a%.tollhouse.usage.v1.ListUsageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etollhouse/usage/v1/usage.proto\x12\x12tollhouse.usage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"p\n\nTokenUsage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x03 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x04 \x01(\x03\"\xce\x05\n\x0bUsageRecord\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x0c\n\x04plan\x18\x04 \x01(\t\x12\x16\n\x0eoperation_name\x18\x05 \x01(\t\x12\x17\n\x0frequested_model\x18\x06 \x01(\t\x12\x14\n\x0cserved_model\x18\x07 \x01(\t\x12\x15\n\rprovider_name\x18\x08 \x01(\t\x12\x0f\n\x07\x63luster\x18\t \x01(\t\x12+\n\x04kind\x18\n \x01(\x0e\x32\x1d.tollhouse.usage.v1.UsageKind\x12\x1a\n\x12\x63orrects_record_id\x18\x0b \x01(\t\x12-\n\x05usage\x18\x0c \x01(\x0b\x32\x1e.tollhouse.usage.v1.TokenUsage\x12@\n\x12input_count_source\x18\r \x01(\x0e\x32$.tollhouse.usage.v1.TokenCountSource\x12\x41\n\x13output_count_source\x18\x0e \x01(\x0e\x32$.tollhouse.usage.v1.TokenCountSource\x12\x16\n\x0ereserved_units\x18\x0f \x01(\x03\x12\x1e\n\x16\x65stimated_input_tokens\x18\x10 \x01(\x03\x12\x1f\n\x17\x65stimated_output_tokens\x18\x11 \x01(\x03\x12.\n\nstarted_at\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x66irst_token_at\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nend_reason\x18\x15 \x01(\t\x12\x13\n\x0btraceparent\x18\x16 \x01(\t\"P\n\nUsageBatch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12\x30\n\x07records\x18\x02 \x03(\x0b\x32\x1f.tollhouse.usage.v1.UsageRecord\"3\n\x0eRejectedRecord\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"w\n\x08\x42\x61tchAck\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\r\x12\x12\n\nduplicates\x18\x03 \x01(\r\x12\x34\n\x08rejected\x18\x04 \x03(\x0b\x32\".tollhouse.usage.v1.RejectedRecord\"M\n\tWatermark\x12\x11\n\toutbox_id\x18\x01 \x01(\t\x12-\n\toldest_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"u\n\x12StreamUsageRequest\x12-\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1e.tollhouse.usage.v1.UsageBatch\x12\x30\n\twatermark\x18\x02 \x01(\x0b\x32\x1d.tollhouse.usage.v1.Watermark\"@\n\x13StreamUsageResponse\x12)\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x1c.tollhouse.usage.v1.BatchAck\"C\n\x12ReportUsageRequest\x12-\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x1e.tollhouse.usage.v1.UsageBatch\"@\n\x13ReportUsageResponse\x12)\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x1c.tollhouse.usage.v1.BatchAck\"\xa7\x01\n\x10ListUsageRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\x8e\x02\n\x08UsageRow\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cinput_tokens\x18\x04 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x05 \x01(\x03\x12\x15\n\routput_tokens\x18\x06 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x07 \x01(\x03\x12\x17\n\x0f\x66inal_exchanges\x18\x08 \x01(\x03\x12\x19\n\x11partial_exchanges\x18\t \x01(\x03\x12\x1b\n\x13\x61\x62\x61ndoned_exchanges\x18\n \x01(\x03\"X\n\x11ListUsageResponse\x12*\n\x04rows\x18\x01 \x03(\x0b\x32\x1c.tollhouse.usage.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x8a\x01\n\tUsageKind\x12\x1a\n\x16USAGE_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10USAGE_KIND_FINAL\x10\x01\x12\x16\n\x12USAGE_KIND_PARTIAL\x10\x02\x12\x18\n\x14USAGE_KIND_ABANDONED\x10\x03\x12\x19\n\x15USAGE_KIND_ADJUSTMENT\x10\x04*\x95\x01\n\x10TokenCountSource\x12\"\n\x1eTOKEN_COUNT_SOURCE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aTOKEN_COUNT_SOURCE_BACKEND\x10\x01\x12\x1c\n\x18TOKEN_COUNT_SOURCE_METER\x10\x02\x12\x1f\n\x1bTOKEN_COUNT_SOURCE_ESTIMATE\x10\x03\x32\xd8\x01\n\x12UsageIngestService\x12\x62\n\x0bStreamUsage\x12&.tollhouse.usage.v1.StreamUsageRequest\x1a\'.tollhouse.usage.v1.StreamUsageResponse(\x01\x30\x01\x12^\n\x0bReportUsage\x12&.tollhouse.usage.v1.ReportUsageRequest\x1a\'.tollhouse.usage.v1.ReportUsageResponse2m\n\x11UsageQueryService\x12X\n\tListUsage\x12$.tollhouse.usage.v1.ListUsageRequest\x1a%.tollhouse.usage.v1.ListUsageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tollhouse.usage.v1.usage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_USAGEKIND']._serialized_start=2090
-  _globals['_USAGEKIND']._serialized_end=2228
-  _globals['_TOKENCOUNTSOURCE']._serialized_start=2231
-  _globals['_TOKENCOUNTSOURCE']._serialized_end=2380
+  _globals['_USAGEKIND']._serialized_start=2111
+  _globals['_USAGEKIND']._serialized_end=2249
+  _globals['_TOKENCOUNTSOURCE']._serialized_start=2252
+  _globals['_TOKENCOUNTSOURCE']._serialized_end=2401
   _globals['_TOKENUSAGE']._serialized_start=87
   _globals['_TOKENUSAGE']._serialized_end=199
   _globals['_USAGERECORD']._serialized_start=202
-  _globals['_USAGERECORD']._serialized_end=899
-  _globals['_USAGEBATCH']._serialized_start=901
-  _globals['_USAGEBATCH']._serialized_end=981
-  _globals['_REJECTEDRECORD']._serialized_start=983
-  _globals['_REJECTEDRECORD']._serialized_end=1034
-  _globals['_BATCHACK']._serialized_start=1036
-  _globals['_BATCHACK']._serialized_end=1155
-  _globals['_WATERMARK']._serialized_start=1157
-  _globals['_WATERMARK']._serialized_end=1234
-  _globals['_STREAMUSAGEREQUEST']._serialized_start=1236
-  _globals['_STREAMUSAGEREQUEST']._serialized_end=1353
-  _globals['_STREAMUSAGERESPONSE']._serialized_start=1355
-  _globals['_STREAMUSAGERESPONSE']._serialized_end=1419
-  _globals['_REPORTUSAGEREQUEST']._serialized_start=1421
-  _globals['_REPORTUSAGEREQUEST']._serialized_end=1488
-  _globals['_REPORTUSAGERESPONSE']._serialized_start=1490
-  _globals['_REPORTUSAGERESPONSE']._serialized_end=1554
-  _globals['_LISTUSAGEREQUEST']._serialized_start=1557
-  _globals['_LISTUSAGEREQUEST']._serialized_end=1724
-  _globals['_USAGEROW']._serialized_start=1727
-  _globals['_USAGEROW']._serialized_end=1997
-  _globals['_LISTUSAGERESPONSE']._serialized_start=1999
-  _globals['_LISTUSAGERESPONSE']._serialized_end=2087
-  _globals['_USAGEINGESTSERVICE']._serialized_start=2383
-  _globals['_USAGEINGESTSERVICE']._serialized_end=2599
-  _globals['_USAGEQUERYSERVICE']._serialized_start=2601
-  _globals['_USAGEQUERYSERVICE']._serialized_end=2710
+  _globals['_USAGERECORD']._serialized_end=920
+  _globals['_USAGEBATCH']._serialized_start=922
+  _globals['_USAGEBATCH']._serialized_end=1002
+  _globals['_REJECTEDRECORD']._serialized_start=1004
+  _globals['_REJECTEDRECORD']._serialized_end=1055
+  _globals['_BATCHACK']._serialized_start=1057
+  _globals['_BATCHACK']._serialized_end=1176
+  _globals['_WATERMARK']._serialized_start=1178
+  _globals['_WATERMARK']._serialized_end=1255
+  _globals['_STREAMUSAGEREQUEST']._serialized_start=1257
+  _globals['_STREAMUSAGEREQUEST']._serialized_end=1374
+  _globals['_STREAMUSAGERESPONSE']._serialized_start=1376
+  _globals['_STREAMUSAGERESPONSE']._serialized_end=1440
+  _globals['_REPORTUSAGEREQUEST']._serialized_start=1442
+  _globals['_REPORTUSAGEREQUEST']._serialized_end=1509
+  _globals['_REPORTUSAGERESPONSE']._serialized_start=1511
+  _globals['_REPORTUSAGERESPONSE']._serialized_end=1575
+  _globals['_LISTUSAGEREQUEST']._serialized_start=1578
+  _globals['_LISTUSAGEREQUEST']._serialized_end=1745
+  _globals['_USAGEROW']._serialized_start=1748
+  _globals['_USAGEROW']._serialized_end=2018
+  _globals['_LISTUSAGERESPONSE']._serialized_start=2020
+  _globals['_LISTUSAGERESPONSE']._serialized_end=2108
+  _globals['_USAGEINGESTSERVICE']._serialized_start=2404
+  _globals['_USAGEINGESTSERVICE']._serialized_end=2620
+  _globals['_USAGEQUERYSERVICE']._serialized_start=2622
+  _globals['_USAGEQUERYSERVICE']._serialized_end=2731
 # @@protoc_insertion_point(module_scope)

@@ -149,6 +149,7 @@ class UsageRecord(_message.Message):
     FIRST_TOKEN_AT_FIELD_NUMBER: _builtins.int
     ENDED_AT_FIELD_NUMBER: _builtins.int
     END_REASON_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     record_id: _builtins.str
     """The exchange id (UUIDv7), also the reservation id: the dedupe key.
     An ADJUSTMENT has the id of what it corrects with "#adj" behind it.
@@ -179,6 +180,8 @@ class UsageRecord(_message.Message):
     estimated_output_tokens: _builtins.int
     end_reason: _builtins.str
     """Envoy's response flags; empty for a clean end."""
+    traceparent: _builtins.str
+    """W3C trace context of the exchange, for links; empty: it came with none."""
     @_builtins.property
     def usage(self) -> Global___TokenUsage: ...
     @_builtins.property
@@ -219,10 +222,11 @@ class UsageRecord(_message.Message):
         first_token_at: _timestamp_pb2.Timestamp | None = ...,
         ended_at: _timestamp_pb2.Timestamp | None = ...,
         end_reason: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "first_token_at", b"first_token_at", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "corrects_record_id", b"corrects_record_id", "end_reason", b"end_reason", "ended_at", b"ended_at", "estimated_input_tokens", b"estimated_input_tokens", "estimated_output_tokens", b"estimated_output_tokens", "first_token_at", b"first_token_at", "input_count_source", b"input_count_source", "key_id", b"key_id", "kind", b"kind", "operation_name", b"operation_name", "output_count_source", b"output_count_source", "plan", b"plan", "provider_name", b"provider_name", "record_id", b"record_id", "requested_model", b"requested_model", "reserved_units", b"reserved_units", "served_model", b"served_model", "started_at", b"started_at", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "corrects_record_id", b"corrects_record_id", "end_reason", b"end_reason", "ended_at", b"ended_at", "estimated_input_tokens", b"estimated_input_tokens", "estimated_output_tokens", b"estimated_output_tokens", "first_token_at", b"first_token_at", "input_count_source", b"input_count_source", "key_id", b"key_id", "kind", b"kind", "operation_name", b"operation_name", "output_count_source", b"output_count_source", "plan", b"plan", "provider_name", b"provider_name", "record_id", b"record_id", "requested_model", b"requested_model", "reserved_units", b"reserved_units", "served_model", b"served_model", "started_at", b"started_at", "tenant", b"tenant", "traceparent", b"traceparent", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

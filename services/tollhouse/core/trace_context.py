@@ -1,0 +1,38 @@
+"""Where something stands in a trace (W3C Trace Context, level 1)."""
+
+import re
+from dataclasses import dataclass
+
+# Version 00 knows these four fields; a later one may add others behind them
+# (https://www.w3.org/TR/trace-context/#versioning-of-traceparent).
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})"
+    r"(?:-.*)?"
+)
+_SAMPLED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TraceContext:
+    """One span, as others refer to it: ids in lower-case hex, 32 and 16 digits.
+
+    `is_sampled`: whoever began the trace chose to keep it.
+    """
+
+    trace_id: str
+    span_id: str
+    is_sampled: bool
+
+    @property
+    def traceparent(self) -> str:
+        """As a header's value."""
+        return f"00-{self.trace_id}-{self.span_id}-{self.is_sampled:02d}"
+
+
+def parse_traceparent(text: str | None) -> TraceContext | None:
+    """Read a header's value; None for none, and for one that can't be read."""
+    match = _TRACEPARENT.fullmatch(text or "")
+    if match is None:
+        return None
+    trace_id, span_id, flags = match.groups()
+    return TraceContext(trace_id, span_id, bool(int(flags, 16) & _SAMPLED))
