@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import secrets
 import signal
 import socket
@@ -46,7 +47,7 @@ def running_upstream(folder: Path, *, interval_ms: int, chunks: int) -> Iterator
     """Run the backend; yield its port."""
     port = free_port()
     command = (compiled("upstream", folder), str(port), str(interval_ms), str(chunks))
-    with _running(folder, "upstream", *command, place=port):
+    with running_process(folder, "upstream", *command, place=port):
         yield port
 
 
@@ -58,7 +59,7 @@ def running_alone(folder: Path, upstream: int) -> Iterator[Shape]:
     text = (ROOT / "bench" / "alone.yaml").read_text("utf-8")
     text = text.replace("LISTEN", str(port)).replace("UPSTREAM", str(upstream))
     config.write_text(text, "utf-8")
-    with _running(folder, "alone", *_envoy(config), place=port) as envoy:
+    with running_process(folder, "alone", *_envoy(config), place=port) as envoy:
         yield Shape("Envoy alone", port, "none", {"envoy": [envoy]})
 
 
@@ -84,7 +85,7 @@ def running_bare(folder: Path, upstream: int) -> Iterator[Shape]:
     with contextlib.ExitStack() as stack:
         services = [
             stack.enter_context(
-                _running(
+                running_process(
                     folder,
                     f"bare-{name}",
                     *(sys.executable, "-m", "bench.bare", name, str(path), proof),
@@ -94,18 +95,24 @@ def running_bare(folder: Path, upstream: int) -> Iterator[Shape]:
             for name, path in sockets.items()
         ]
         envoy = stack.enter_context(
-            _running(folder, "bare", *_envoy(config), place=port)
+            running_process(folder, "bare", *_envoy(config), place=port)
         )
         yield Shape("bare", port, "none", {"envoy": [envoy], "python": services})
 
 
 @contextlib.contextmanager
 def running_tollhouse(
-    folder: Path, upstream: int, *, workers: int, config: Path | None = None
+    folder: Path,
+    upstream: int,
+    *,
+    workers: int,
+    config: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[list[Shape]]:
     """All of Tollhouse but Triton, through `tollhouse up`.
 
     As it is, and with an appendfsync of everysec, which are one set of processes.
+    `environment` goes beside ours.
     """
     ready = folder / "ready.json"
     command = (
@@ -115,7 +122,9 @@ def running_tollhouse(
         *("--state-dir", str(folder / "state"), "--ready-file", str(ready)),
         *("--workers", str(workers)),
     )
-    with _running(folder, "tollhouse", *command, place=ready):
+    with running_process(
+        folder, "tollhouse", *command, place=ready, environment=environment
+    ):
         told = json.loads(ready.read_text("utf-8"))
         groups: dict[str, list[psutil.Process]] = {}
         for part, pid in told["pids"].items():
@@ -163,13 +172,26 @@ def _envoy(config: Path) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _running(
-    folder: Path, name: str, *command: str, place: int | Path
+def running_process(
+    folder: Path,
+    name: str,
+    *command: str,
+    place: int | Path,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[psutil.Process]:
-    """Run a process that listens on a port or socket, or writes a file, once ready."""
+    """Run a process that listens on a port or socket, or writes a file, once ready.
+
+    `environment` goes beside ours.
+    """
     path = folder / f"{name}.log"
     with path.open("wb") as log:
-        process = psutil.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+        process = psutil.Popen(
+            command,
+            stdout=log,
+            stderr=log,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+        )
     try:
         deadline = time.monotonic() + _START_SECONDS
         while not _is_ready(place):

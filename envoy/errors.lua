@@ -93,16 +93,18 @@ function M.dialect(path)
   return "openai"
 end
 
-function M.body(name, dialect, param)
+-- The whole body; trace is the trace's id, nil where there is none.
+function M.body(name, dialect, param, trace)
   local problem = PROBLEMS[name]
+  trace = trace and format(',"trace_id":"%s"', trace) or ""
   if dialect == "anthropic" then
-    return format('{"type":"error","error":{"type":"%s","message":"%s"}}', problem[4], problem[5])
+    return format('{"type":"error","error":{"type":"%s","message":"%s"}%s}', problem[4], problem[5], trace)
   elseif dialect == "triton" then
-    return format('{"error":"%s"}', problem[5])
+    return format('{"error":"%s"%s}', problem[5], trace)
   end
   local code = problem[3] and '"' .. problem[3] .. '"' or "null"
-  return format('{"error":{"message":"%s","type":"%s","param":%s,"code":%s}}', problem[5], problem[2],
-    param and '"' .. param .. '"' or "null", code)
+  return format('{"error":{"message":"%s","type":"%s","param":%s,"code":%s%s}}', problem[5], problem[2],
+    param and '"' .. param .. '"' or "null", code, trace)
 end
 
 function M.status(name) return PROBLEMS[name][1] end
@@ -142,6 +144,7 @@ function envoy_on_response(handle)
   if not (tollhouse.foreign == true or dialect == "triton") then return end
   if find(headers:get("content-type") or "", "application/grpc", 1, true) == 1 then return end
   local encoding, told = headers:get("content-encoding"), headers:get("retry-after")
+  local trace = headers:get("x-tollhouse-trace") -- Envoy's, from the filter before this one
   remove_theirs(headers)
 
   local content = handle:body(true) -- all of it: its place is taken by ours
@@ -150,7 +153,7 @@ function envoy_on_response(handle)
     text = content:getBytes(0, math.min(content:length(), MAX_READ))
   end
   local name = M.problem_at(path, status, text)
-  content:setBytes(M.body(name, dialect, name == "INVALID_REQUEST" and M.param(text) or nil))
+  content:setBytes(M.body(name, dialect, name == "INVALID_REQUEST" and M.param(text) or nil, trace))
   headers = handle:headers() -- what was wrapped before the wait is dead
   headers:replace(":status", tostring(M.status(name)))
   headers:replace("content-type", "application/json")

@@ -9,6 +9,7 @@ import redis
 from xdist.scheduler import LoadFileScheduling
 
 from tests.redis_process import RedisServer, running_redis
+from tests.trace_receiver import TraceReceiver
 
 
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
@@ -42,6 +43,14 @@ def redis_url(redis_server: RedisServer) -> str:
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
     return redis_server.url
+
+
+@pytest.fixture
+def traces(monkeypatch: pytest.MonkeyPatch) -> Iterator[TraceReceiver]:
+    """Where a `Tracing` that is opened meanwhile sends its spans."""
+    with TraceReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", receiver.endpoint)
+        yield receiver
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from tollhouse.adapters.sections import (
     Name,
     PlanSection,
     Section,
+    TelemetrySection,
 )
 from tollhouse.core.catalog import Catalog, Model
 from tollhouse.core.limits import DEFAULT_BURST_SECONDS, MOST, Allowance
@@ -51,6 +52,7 @@ class Configuration(Section):
     currency: Currency = "usd"
     engine: EngineSection = EngineSection()
     issuers: dict[Name, IssuerSection] = Field(default_factory=dict)
+    telemetry: TelemetrySection = TelemetrySection()
 
     def catalog(self) -> Catalog:
         """The values the services work with."""
@@ -60,6 +62,7 @@ class Configuration(Section):
             limits=self.limits.allowance(DEFAULT_BURST_SECONDS),
             currency=self.currency,
             issuers={name: it.issuer_of(name) for name, it in self.issuers.items()},
+            telemetry=self.telemetry.telemetry(),
         )
 
 

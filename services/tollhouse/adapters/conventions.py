@@ -5,11 +5,19 @@ that has them in the main repository; they are in development, so this is the on
 to change when they do (https://opentelemetry.io/docs/specs/semconv/gen-ai/).
 """
 
+from collections.abc import Mapping
 from typing import Final
+
+from tollhouse.core.catalog import Operation
 
 ERROR_TYPE: Final = "error.type"
 
 OPERATION: Final = "gen_ai.operation.name"
+_OPERATION_NAMES: Final[Mapping[str, str]] = {
+    Operation.COMPLETIONS: "text_completion",
+    Operation.RESPONSES: "chat",
+    Operation.MESSAGES: "chat",
+}
 PROVIDER: Final = "gen_ai.provider.name"
 REQUEST_MODEL: Final = "gen_ai.request.model"
 REQUEST_STREAM: Final = "gen_ai.request.stream"
@@ -45,4 +53,20 @@ RESERVED_UNITS: Final = "tollhouse.units.reserved"
 USED_UNITS: Final = "tollhouse.units.used"
 USAGE_KIND: Final = "tollhouse.usage.kind"
 SCRIPT: Final = "tollhouse.script"
+SLOT: Final = "tollhouse.slot"
 CHUNK: Final = "tollhouse.chunk"
+CHUNK_TOKENS: Final = "tollhouse.chunk.tokens"
+CHUNK_ATTEMPT: Final = "tollhouse.chunk.attempt"
+BILLING_PROVIDER: Final = "tollhouse.billing.provider"
+RECORD: Final = "tollhouse.record"
+RECORDS: Final = "tollhouse.records"
+DUPLICATES: Final = "tollhouse.records.duplicate"
+REJECTED: Final = "tollhouse.records.rejected"
+REQUESTS: Final = "tollhouse.requests"
+PROBLEM: Final = "tollhouse.problem"
+HELD_SECONDS: Final = "tollhouse.held_seconds"
+
+
+def operation_name(operation: str) -> str:
+    """`gen_ai.operation.name` of an operation: ours, where they have no other."""
+    return _OPERATION_NAMES.get(operation, operation)

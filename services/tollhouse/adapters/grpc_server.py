@@ -13,6 +13,8 @@ from typing import Any
 import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from pydantic import Field
+from pydantic_settings import BaseSettings
 
 from tollhouse.adapters.listening import (
     clear_socket,
@@ -49,6 +51,16 @@ _OPTIONS_OF_TLS = (
 _log = structlog.get_logger()
 
 
+class HealthSettings(BaseSettings):
+    """Settings of a process that a kubelet asks how it is."""
+
+    health_listen: str | None = Field(
+        None,
+        description="where health alone is answered, in gRPC without TLS, for probes: "
+        "host:port; without it only beside the service itself",
+    )
+
+
 async def serve(
     process: Process,
     add_servicers: Callable[[grpc.aio.Server], None],
@@ -59,14 +71,18 @@ async def serve(
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     socket_mode: int = 0o660,
     tls: ServerTls | None = None,
+    health_listen: str | None = None,
+    finish: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> None:
     """Serve until the process is asked to stop, then finish what runs.
 
     `listen` is `unix:/path`, or `host:port`, which takes `tls`. Health (grpc.health.v1)
-    answers for the process ("") and for each of `service_names`. `background` tasks
-    start once the server listens and are cancelled after the drain; one that ends
-    earlier ends the process with status 1. Raises StartError when the address can't be
-    had.
+    answers for the process ("") and for each of `service_names`; and in the clear at
+    `health_listen`, host:port, for who can reach neither a socket nor mTLS.
+    `background` tasks start once the server listens and are cancelled after the drain;
+    one that ends earlier ends the process with status 1. `finish` is what is left to do
+    when a process that was asked to stop serves nothing any more; it must bound itself.
+    Raises StartError when an address can't be had.
     """
     if tls is None:
         server = grpc.aio.server(options=_OPTIONS)
@@ -77,12 +93,15 @@ async def serve(
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     _bind(server, listen, socket_mode, tls)
+    probed = _health_server(checks, health_listen)
 
     async def ready() -> None:
         # What start-up made stays for good: keep the collector from walking it again.
         gc.collect()
         gc.freeze()
         await server.start()
+        if probed is not None:
+            await probed.start()
         for name in ("", *service_names):
             await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
         _log.info("server.started", listen=listen, pid=os.getpid())
@@ -91,9 +110,31 @@ async def serve(
         await checks.enter_graceful_shutdown()
         # A task that died leaves work without its other half: do not wait for that.
         await server.stop(grace_seconds if process.stopping.is_set() else 0.5)
+        if probed is not None:
+            await probed.stop(0)
         _log.info("server.drained", listen=listen)
+        if finish is not None and process.stopping.is_set():
+            await finish()
 
     await process.hold(background, ready=ready, drain=drain)
+
+
+def _health_server(
+    checks: health.aio.HealthServicer, listen: str | None
+) -> grpc.aio.Server | None:
+    if listen is None:
+        return None
+    host_and_port(listen)
+    server = grpc.aio.server(options=_OPTIONS)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    try:
+        server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise StartError(
+            f"can't answer health on {listen}: the port is in use or the host is not"
+            " ours"
+        ) from error
+    return server
 
 
 def _bind(

@@ -1,4 +1,4 @@
-"""Metrics: the one place that names what Tollhouse measures, through OpenTelemetry.
+"""What extproc measures of admission, the outbox and the ledger, through OpenTelemetry.
 
 | instrument | says |
 |---|---|
@@ -12,10 +12,12 @@
 | `tollhouse.outbox.age` | since when the aggregator lacks a record, seconds |
 | `tollhouse.outbox.entries` | records that the aggregator does not have yet |
 | `tollhouse.outbox.refused` | records that are set aside for an operator |
+| `tollhouse.ledger.faults` | lines not settled; `fault`: misread, failed |
 | `tollhouse.ledger.lag` | bytes of a node's ledger that are not settled yet |
 
 Attributes are `model` and `plan` beside those; never a key or a tenant: their number
-has no bound. Where nothing exports, a record costs a fraction of a microsecond.
+has no bound. Where nothing exports, a record costs a fraction of a microsecond. Of
+ended exchanges `exchange_metrics` measures more; docs/telemetry.md has them all.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,7 +30,6 @@ from opentelemetry.metrics import (
     Observation,
 )
 
-from tollhouse.adapters.metric_export import close_export, open_export
 from tollhouse.adapters.redis.outbox import Standing
 from tollhouse.core.exchange import Settlement
 from tollhouse.core.limits import Limit
@@ -49,11 +50,17 @@ class Rung(StrEnum):
     """Nobody: the plan wants no judgement without Redis."""
 
 
-class Metrics:
-    """Every instrument of one process.
+class Fault(StrEnum):
+    """What is wrong with a line of the ledger; nothing else is held up by it."""
 
-    Without a provider nothing is measured.
-    """
+    MISREAD = "misread"
+    """It is no line, or lacks something."""
+    FAILED = "failed"
+    """Redis would not settle it."""
+
+
+class Metrics:
+    """These instruments; without a provider none measures."""
 
     def __init__(self, provider: MeterProvider | None = None) -> None:
         self._provider = provider
@@ -97,6 +104,11 @@ class Metrics:
             unit="{lesson}",
             description="Exchanges the estimator could not learn from",
         )
+        self._faults = meter.create_counter(
+            "tollhouse.ledger.faults",
+            unit="{line}",
+            description="Lines of the ledger that could not be settled",
+        )
         self._outbox_age = meter.create_gauge(
             "tollhouse.outbox.age",
             unit="s",
@@ -112,15 +124,6 @@ class Metrics:
             unit="{record}",
             description="Records set aside for an operator",
         )
-
-    @classmethod
-    def open(cls, service: str, instance: str) -> "Metrics":
-        """Export where the environment says, else measure nothing (metric_export)."""
-        return cls(open_export(service, instance))
-
-    def close(self) -> None:
-        """Export what is left; blocks for a moment."""
-        close_export(self._provider)
 
     def settled(self, settlement: Settlement) -> None:
         """Compare a served exchange with what was expected of it."""
@@ -160,6 +163,10 @@ class Metrics:
     def lessons_dropped(self, lessons: int) -> None:
         """Count what the estimator missed."""
         self._dropped.add(lessons)
+
+    def faulty(self, fault: Fault) -> None:
+        """Count a line of the ledger that could not be settled."""
+        self._faults.add(1, {"fault": fault.value})
 
     def waits(self, standing: Standing) -> None:
         """Take in how much the aggregator does not have yet."""

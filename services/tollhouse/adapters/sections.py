@@ -24,6 +24,8 @@ from tollhouse.core.catalog import (
     Provider,
     RedisDown,
     Server,
+    Telemetry,
+    Traceparent,
     Triton,
     Weights,
 )
@@ -248,6 +250,18 @@ class EngineSection(Section):
     itl_ms: Annotated[float, Field(gt=0)] = 15
     prefill_ms_per_token: Annotated[float, Field(ge=0)] = 0.05
     max_num_seqs: Count = 8
+
+
+class TelemetrySection(Section):
+    """Which traces are kept; where they go is said in the environment (OTEL_…)."""
+
+    traceparent: Traceparent = Traceparent.RESTART
+    sample_ratio: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.01
+    slow_seconds: Annotated[float, Field(gt=0, le=86_400, strict=True)] = 30.0
+
+    def telemetry(self) -> Telemetry:
+        """As a value."""
+        return Telemetry(self.traceparent, self.sample_ratio, self.slow_seconds)
 
 
 def found(path: Path | None, info: ValidationInfo, what: str) -> Path | None:

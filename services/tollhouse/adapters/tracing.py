@@ -9,19 +9,19 @@ floods us with bad keys must not make us pay for spans, too.
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from opentelemetry.trace import SpanKind
 
 from tollhouse.adapters import otlp
-from tollhouse.core.trace_context import TraceContext
+from tollhouse.core.trace_context import TraceContext, parse_traceparent
 
 NOTABLE_PER_SECOND = 20
 """A process keeps so many of traces that were not chosen; it tells of any outage."""
 
-Value = str | int | float | bool
+Value = str | int | float | bool | tuple[str, ...]
 Kind = SpanKind
 
 
@@ -48,6 +48,14 @@ class Span:
 def new_span_id() -> str:
     """Choose the id of a span that is to come."""
     return secrets.token_hex(8)
+
+
+def context_of(metadata: Iterable[tuple[str, str | bytes]]) -> TraceContext | None:
+    """Where a gRPC call stands, by its metadata; None if it does not say."""
+    for name, value in metadata:
+        if name == "traceparent" and isinstance(value, str):
+            return parse_traceparent(value)
+    return None
 
 
 class Exporter(Protocol):

@@ -6,11 +6,13 @@ from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tollhouse.adapters.conventions import operation_name
 from tollhouse.adapters.redis.outbox import Standing
-from tollhouse.core.catalog import MODEL_NAME, Operation
+from tollhouse.core.catalog import MODEL_NAME
 from tollhouse.core.identity import check_tenant
 from tollhouse.core.ids import created_ms
 from tollhouse.core.problems import ProtocolError
+from tollhouse.core.trace_context import parse_traceparent
 from tollhouse.core.usage import ADJUSTMENT_SUFFIX, TokenUsage, UsageKind, decode_facts
 from tollhouse.core.windows import (
     MS_PER_HOUR,
@@ -19,13 +21,6 @@ from tollhouse.core.windows import (
     UsageRow,
 )
 from tollhouse.pb.tollhouse.usage.v1 import usage_pb2 as usage_pb
-
-# gen_ai.operation.name where it is not our name of the operation.
-_OPERATIONS: Mapping[str, str] = {
-    Operation.COMPLETIONS: "text_completion",
-    Operation.RESPONSES: "chat",
-    Operation.MESSAGES: "chat",
-}
 
 # A larger count is a bug; sums of smaller ones stay exact in Lua's numbers.
 _LARGEST_COUNT = 2**40
@@ -50,7 +45,7 @@ def to_pb_record(fields: Mapping[bytes, bytes]) -> usage_pb.UsageRecord:
             tenant=facts.tenant,
             key_id=facts.key_id,
             plan=facts.plan,
-            operation_name=_OPERATIONS.get(facts.operation, facts.operation),
+            operation_name=operation_name(facts.operation),
             requested_model=facts.requested_model,
             served_model=facts.served_model,
             provider_name=facts.provider,
@@ -72,6 +67,7 @@ def to_pb_record(fields: Mapping[bytes, bytes]) -> usage_pb.UsageRecord:
             first_token_at=_timestamp(first_ms) if first_ms else None,
             ended_at=_timestamp(int(fields[b"ended_ms"])),
             end_reason=fields[b"flags"].decode(),
+            traceparent=facts.trace,
         )
     except KeyError as error:
         raise ProtocolError(f"outbox entry without {error.args[0]!r}") from error
@@ -101,6 +97,7 @@ def from_pb_record(record: usage_pb.UsageRecord) -> Posting:
         model=model,
         hour=hour,
         usage=usage,
+        trace=_sampled(record.traceparent),
     )
 
 
@@ -159,6 +156,11 @@ def _created_hour(record: usage_pb.UsageRecord, kind: UsageKind) -> int:
     if not _UUID7.fullmatch(exchange_id):
         raise ValueError("record_id is not made of a version 7 UUID")
     return created_ms(exchange_id) // MS_PER_HOUR
+
+
+def _sampled(traceparent: str) -> str:
+    trace = parse_traceparent(traceparent)
+    return trace.traceparent if trace is not None and trace.is_sampled else ""
 
 
 @lru_cache(maxsize=8192)

@@ -55,6 +55,7 @@ async def main(process: Process) -> None:
             settings.listen,
             service_names=SERVICES,
             tls=tls,
+            health_listen=settings.health_listen,
             background=[*background, peppers.run] if peppers else background,
         )
 

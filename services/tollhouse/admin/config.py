@@ -5,12 +5,13 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from tollhouse.adapters.grpc_server import HealthSettings
 from tollhouse.adapters.redis.settings import RedisSettings
 from tollhouse.adapters.telemetry import Level
 from tollhouse.adapters.tls import TlsSettings
 
 
-class Settings(RedisSettings, TlsSettings):
+class Settings(RedisSettings, TlsSettings, HealthSettings):
     """Read once, at start, from the environment."""
 
     model_config = SettingsConfigDict(env_prefix="TOLLHOUSE_", frozen=True)

@@ -1,12 +1,15 @@
 """Run authz: `python -m tollhouse.authz`, settings from the environment."""
 
+import uuid
 from collections.abc import Callable, Mapping
 
-from tollhouse.adapters import telemetry
+from tollhouse.adapters import metric_export, telemetry
+from tollhouse.adapters.authz_metrics import watch_checks
 from tollhouse.adapters.configuration import ConfigurationError
 from tollhouse.adapters.grpc_server import serve
 from tollhouse.adapters.jwts import Jwts
 from tollhouse.adapters.live import Live
+from tollhouse.adapters.loss_metrics import watch_lost_spans
 from tollhouse.adapters.pepper import PepperError, PepperFile
 from tollhouse.adapters.process import Process, StartError, read_settings, run
 from tollhouse.adapters.redis.changes import CHANGED
@@ -15,6 +18,7 @@ from tollhouse.adapters.redis.credentials import Credentials
 from tollhouse.adapters.redis.redis_py import asyncio_clients
 from tollhouse.adapters.redis.subscription import Subscription
 from tollhouse.adapters.tls import server_tls
+from tollhouse.adapters.tracing import Tracing
 from tollhouse.authz.config import Settings
 from tollhouse.authz.servicer import SERVICE, AuthorizationServicer
 from tollhouse.core.issuer import Issuer
@@ -35,7 +39,14 @@ async def main(process: Process) -> None:
         raise StartError(str(error)) from error
     except ValueError as error:
         raise StartError(f"TOLLHOUSE_REDIS_URL: {error}") from error
-    servicer = AuthorizationServicer(Credentials(redis_), lambda: peppers.pepper, jwts)
+    instance = str(uuid.uuid4())
+    tracing = Tracing.open(process.name, instance)
+    servicer = AuthorizationServicer(
+        Credentials(redis_), lambda: peppers.pepper, jwts, tracing
+    )
+    export = metric_export.open_export(process.name, instance)
+    watch_lost_spans(export, lambda: tracing.lost)
+    watch_checks(export, verdicts=servicer.verdicts, lookups=servicer.lookups)
     changes = Subscription(
         clients, CHANGED, heard=servicer.changed, began=servicer.missed
     )
@@ -47,10 +58,13 @@ async def main(process: Process) -> None:
             settings.listen,
             service_names=[SERVICE],
             tls=tls,
+            health_listen=settings.health_listen,
             background=[changes.run, peppers.run, jwts.run, *followed],
         )
     finally:
         await redis_.close()
+        tracing.close()
+        metric_export.close_export(export)
 
 
 def _issuers(live: Live | None) -> Callable[[], Mapping[str, Issuer]]:

@@ -8,9 +8,10 @@ for those it is known of that they changed; about others nothing can be said.
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Generic, TypeVar
 
 import structlog
@@ -41,6 +42,16 @@ class _Known(Generic[V]):
     names: tuple[str, ...]
 
 
+class Lookup(StrEnum):
+    """What the cache knew when it was asked."""
+
+    HIT = "hit"
+    MISS = "miss"
+    """Nothing fresh: somebody waits for Redis, or for an issuer's keys."""
+    NEGATIVE = "negative"
+    """That there is no such credential."""
+
+
 class Undecided(Exception):
     """Raised by a look-up that can't tell, for another reason than Redis."""
 
@@ -60,7 +71,8 @@ Find = Callable[[V | None], Awaitable[V | None]]
 class Cache(Generic[V]):
     """Values by digest.
 
-    `names_of` a value are those by which `changed` may speak of it.
+    `names_of` a value are those by which `changed` may speak of it. `lookups` are
+    counted up.
     """
 
     def __init__(
@@ -70,7 +82,9 @@ class Cache(Generic[V]):
         most_known: int = 20_000,
         most_unknown: int = 20_000,
         clock: Callable[[], float] = time.monotonic,
+        lookups: Counter[Lookup] | None = None,
     ) -> None:
+        self._lookups = Counter[Lookup]() if lookups is None else lookups
         self._names_of = names_of
         self._most_known = most_known
         self._most_unknown = most_unknown
@@ -97,6 +111,7 @@ class Cache(Generic[V]):
         if known is None:
             unknown = self._unknown.get(digest)
             if unknown is not None and self._is_fresh(unknown, now):
+                self._lookups[Lookup.NEGATIVE] += 1
                 return None
         else:
             self._known.move_to_end(digest)
@@ -104,12 +119,15 @@ class Cache(Generic[V]):
             if self._is_fresh(known, now):
                 if now - known.checked_at >= AHEAD_SECONDS and not rests:
                     self._look_up(digest, name, find, known.value)
+                self._lookups[Lookup.HIT] += 1
                 return known.value
             if self._is_away and self._may_live_on(known, now):
                 # Nobody waits for a Redis that hangs; who comes next finds it back.
                 if not rests:
                     self._look_up(digest, name, find, known.value)
+                self._lookups[Lookup.HIT] += 1
                 return known.value
+        self._lookups[Lookup.MISS] += 1
         value = None if known is None else known.value
         try:
             # Shielded: others wait for the same look-up when this client leaves.

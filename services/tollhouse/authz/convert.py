@@ -6,9 +6,11 @@ one. Building and serialising it each time would cost more than all the rest.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from google.rpc import code_pb2
 
+from tollhouse.adapters.grpc_status import to_binary_header, to_pb_status
 from tollhouse.core.identity import Credential, Permission, may
 from tollhouse.core.problems import Dialect, Kind, Problem
 from tollhouse.pb.envoy.config.core.v3 import base_pb2 as core_pb
@@ -19,6 +21,10 @@ _CODES = {
     403: code_pb2.PERMISSION_DENIED,
     503: code_pb2.UNAVAILABLE,
 }
+
+
+_TRACE = b"0" * 32
+"""Stands for a trace's id, which is as long, in an answer that is made already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +60,73 @@ def to_pb_passage(credential: Credential) -> Passage:
     )
 
 
-Denial = Mapping[Dialect, bytes]
-"""One refusal, worded for each API."""
+class Verdict(StrEnum):
+    """What a check came to, in a word."""
+
+    PASSED = "passed"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    SUSPENDED = "suspended"
+    UNAVAILABLE = "unavailable"
+    """Nobody could tell."""
 
 
-def to_pb_denial(problem: Problem) -> Denial:
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A refusal in one dialect, but for the trace."""
+
+    untraced: bytes
+    traced: bytes
+    details: bytes
+    """What gRPC's header holds, in which the trace is out of sight (base64)."""
+
+    def of(self, trace_id: str) -> bytes:
+        if not trace_id:
+            return self.untraced
+        trace = trace_id.encode()
+        if not self.details:
+            return self.traced.replace(_TRACE, trace, 1)
+        details = to_binary_header(self.details.replace(_TRACE, trace, 1))
+        return self.traced.replace(to_binary_header(self.details), details, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """One refusal, worded for each API."""
+
+    verdict: Verdict
+    _answers: Mapping[Dialect, _Answer]
+
+    def answer(self, dialect: Dialect, trace_id: str) -> bytes:
+        """Say it; `trace_id` is empty or 32 digits."""
+        return self._answers[dialect].of(trace_id)
+
+
+def to_pb_denial(verdict: Verdict, problem: Problem) -> Denial:
     """Render a refusal in every dialect."""
-    return {dialect: _denied(problem, dialect) for dialect in Dialect}
+    return Denial(verdict, {it: _to_pb_answer(problem, it) for it in Dialect})
 
 
-def _denied(problem: Problem, dialect: Dialect) -> bytes:
+def _to_pb_answer(problem: Problem, dialect: Dialect) -> _Answer:
+    trace = _TRACE.decode()
+    return _Answer(
+        _denied(problem, dialect, ""),
+        _denied(problem, dialect, trace),
+        to_pb_status(problem, trace) if dialect is Dialect.GRPC else b"",
+    )
+
+
+def _denied(problem: Problem, dialect: Dialect, trace_id: str) -> bytes:
     response = ext_authz.CheckResponse()
     response.status.code = _CODES[problem.status]
     denied = response.denied_response
     denied.status.code = problem.status  # type: ignore[assignment]  # HTTP's numbers
-    denied.body = problem.body(dialect).decode()
+    denied.body = problem.body(dialect, trace_id).decode()
     headers = dict(problem.headers)
-    if dialect is not Dialect.GRPC:
+    if dialect is Dialect.GRPC:
+        details = to_binary_header(to_pb_status(problem, trace_id))
+        headers["grpc-status-details-bin"] = details.decode()
+    else:
         headers["content-type"] = "application/json"
     for name, value in headers.items():
         denied.headers.append(
@@ -85,33 +141,39 @@ def _denied(problem: Problem, dialect: Dialect) -> bytes:
 # One answer for no key, a malformed, unknown, expired or revoked one: whoever tries
 # keys learns nothing from it.
 UNAUTHENTICATED = to_pb_denial(
+    Verdict.UNAUTHENTICATED,
     Problem(
         Kind.INVALID_KEY,
         "Incorrect API key. Send a valid one as `Authorization: Bearer th_...`.",
         headers={"www-authenticate": "Bearer"},
-    )
+    ),
 )
 ELSEWHERE = to_pb_denial(
-    Problem(Kind.FORBIDDEN, "This API key may not be used from your network.")
+    Verdict.FORBIDDEN,
+    Problem(Kind.FORBIDDEN, "This API key may not be used from your network."),
 )
 # A path without a permission of its own: nothing of ours routes it to a backend.
 UNKNOWN = to_pb_denial(
-    Problem(Kind.FORBIDDEN, "This API key allows nothing at this URL.")
+    Verdict.FORBIDDEN,
+    Problem(Kind.FORBIDDEN, "This API key allows nothing at this URL."),
 )
 SUSPENDED = to_pb_denial(
-    Problem(Kind.TENANT_SUSPENDED, "Your organisation's access is suspended.")
+    Verdict.SUSPENDED,
+    Problem(Kind.TENANT_SUSPENDED, "Your organisation's access is suspended."),
 )
 FORBIDDEN = {
     permission: to_pb_denial(
-        Problem(Kind.FORBIDDEN, f"This API key lacks the scope {permission}.")
+        Verdict.FORBIDDEN,
+        Problem(Kind.FORBIDDEN, f"This API key lacks the scope {permission}."),
     )
     for permission in Permission
 }
 # Ours, not the client's: an outage must never look like a bad key.
 UNAVAILABLE = to_pb_denial(
+    Verdict.UNAVAILABLE,
     Problem(
         Kind.UNAVAILABLE,
         "API keys can't be checked right now; try again in a moment.",
         headers={"retry-after": "1"},
-    )
+    ),
 )

@@ -13,6 +13,7 @@ from tollhouse.adapters.billing_metrics import BillingMetrics
 from tollhouse.adapters.configuration import ConfigurationError
 from tollhouse.adapters.grpc_server import serve
 from tollhouse.adapters.live import Live
+from tollhouse.adapters.loss_metrics import watch_lost_spans
 from tollhouse.adapters.process import Process, StartError, read_settings, run
 from tollhouse.adapters.redis.backlog import Backlogs
 from tollhouse.adapters.redis.chunks import Chunks
@@ -20,7 +21,9 @@ from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.dedupe import Dedupe
 from tollhouse.adapters.redis.leadership import Leadership
 from tollhouse.adapters.redis.windows import Windows
+from tollhouse.adapters.script_metrics import script_observer
 from tollhouse.adapters.tls import server_tls
+from tollhouse.adapters.tracing import Tracing
 from tollhouse.billing import upkeep
 from tollhouse.billing.config import Settings
 from tollhouse.billing.pace import Pace
@@ -48,14 +51,19 @@ async def main(process: Process, clock: Callable[[], float] = time.time) -> None
     except ConfigurationError as error:
         raise StartError(str(error)) from error
     async with contextlib.AsyncExitStack() as stack:
-        try:
-            redis = await Redis.connect(settings.redis_access)
-        except ValueError as error:
-            raise StartError(f"TOLLHOUSE_BILLING_REDIS_URL: {error}") from error
-        stack.push_async_callback(redis.close)
         holder = str(uuid.uuid4())
         export = metric_export.open_export(process.name, holder)
         stack.callback(metric_export.close_export, export)
+        tracing = Tracing.open(process.name, holder)
+        stack.callback(tracing.close)
+        watch_lost_spans(export, lambda: tracing.lost)
+        try:
+            redis = await Redis.connect(
+                settings.redis_access, observe=script_observer(export)
+            )
+        except ValueError as error:
+            raise StartError(f"TOLLHOUSE_BILLING_REDIS_URL: {error}") from error
+        stack.push_async_callback(redis.close)
         metrics = BillingMetrics(export)
         chunks = Chunks(redis, deployment=settings.deployment)
         shipping = open_shipping(
@@ -89,12 +97,13 @@ async def main(process: Process, clock: Callable[[], float] = time.time) -> None
             ),
             clock,
             metrics=metrics,
+            tracing=tracing,
             call_seconds=settings.call_seconds,
             longest_pause_seconds=settings.longest_pause_seconds,
         )
 
         def add_servicers(server: grpc.aio.Server) -> None:
-            ingest = UsageIngest(windows, dedupe, metrics, process.stopping)
+            ingest = UsageIngest(windows, dedupe, metrics, process.stopping, tracing)
             usage_grpc.add_UsageIngestServiceServicer_to_server(ingest, server)
             query = UsageQuery(windows)
             usage_grpc.add_UsageQueryServiceServicer_to_server(query, server)
@@ -105,6 +114,7 @@ async def main(process: Process, clock: Callable[[], float] = time.time) -> None
             settings.listen,
             service_names=_SERVICES,
             tls=tls,
+            health_listen=settings.health_listen,
             background=[
                 live.run,
                 sealer.run,

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from tollhouse.adapters.charge_lines import Format
+from tollhouse.adapters.grpc_server import HealthSettings
 from tollhouse.adapters.redis.settings import BillingRedisSettings
 from tollhouse.adapters.telemetry import Level
 from tollhouse.adapters.tls import TlsSettings
@@ -27,7 +28,7 @@ class StripeApi(StrEnum):
     METER_EVENT_STREAM = "meter_event_stream"
 
 
-class Settings(BillingRedisSettings, TlsSettings):
+class Settings(BillingRedisSettings, TlsSettings, HealthSettings):
     """Read once, at start, from the environment."""
 
     model_config = SettingsConfigDict(env_prefix="TOLLHOUSE_", frozen=True)

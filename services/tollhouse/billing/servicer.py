@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import time
 from collections.abc import AsyncIterator
 from typing import NoReturn
 
@@ -12,8 +13,10 @@ import structlog
 from tollhouse.adapters.billing_metrics import BillingMetrics
 from tollhouse.adapters.redis.dedupe import Dedupe
 from tollhouse.adapters.redis.windows import Windows
+from tollhouse.adapters.tracing import Tracing
 from tollhouse.adapters.usage_pb import from_pb_record, to_pb_row
 from tollhouse.billing.paging import read_token, write_token
+from tollhouse.billing.spans import tell_batch
 from tollhouse.core.problems import Unavailable
 from tollhouse.core.windows import SECONDS_PER_HOUR, Posting
 from tollhouse.pb.tollhouse.usage.v1 import usage_pb2 as usage_pb
@@ -49,11 +52,13 @@ class UsageIngest(usage_grpc.UsageIngestServiceServicer):
         dedupe: Dedupe,
         metrics: BillingMetrics,
         stopping: asyncio.Event,
+        tracing: Tracing,
     ) -> None:
         self._windows = windows
         self._dedupe = dedupe
         self._metrics = metrics
         self._stopping = stopping
+        self._tracing = tracing
 
     async def StreamUsage(  # noqa: N802  # gRPC's name
         self,
@@ -117,8 +122,10 @@ class UsageIngest(usage_grpc.UsageIngestServiceServicer):
             _log.warning("watermark.failed", reason=str(error))
 
     async def _take(self, batch: usage_pb.UsageBatch) -> usage_pb.BatchAck:
+        started_ns = time.time_ns()
         ack = usage_pb.BatchAck(batch_id=batch.batch_id)
         postings: list[Posting] = []
+        repeated = set[str]()
         for record in batch.records:
             try:
                 postings.append(from_pb_record(record))
@@ -131,6 +138,7 @@ class UsageIngest(usage_grpc.UsageIngestServiceServicer):
             self._metrics.took(outcome)
             ack.applied += outcome.applied
             ack.duplicates += outcome.duplicates
+            repeated.update(outcome.repeated)
             for rejected in outcome.rejected:
                 ack.rejected.add(record_id=rejected.record_id, reason=rejected.reason)
         if ack.rejected:
@@ -141,6 +149,7 @@ class UsageIngest(usage_grpc.UsageIngestServiceServicer):
                 exchange_id=first.record_id,
                 reason=first.reason,
             )
+        tell_batch(self._tracing, batch, ack, repeated, started_ns)
         return ack
 
 

@@ -7,6 +7,7 @@ when the provider has to be asked first. What can't be sent stands in no other's
 
 import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,7 +17,9 @@ import structlog
 from tollhouse.adapters.billing_metrics import BillingMetrics
 from tollhouse.adapters.redis.chunks import Chunks, Stored
 from tollhouse.adapters.redis.leadership import Leadership
+from tollhouse.adapters.tracing import Tracing
 from tollhouse.billing.pace import Pace
+from tollhouse.billing.spans import tell_attempt
 from tollhouse.core.chunk import (
     Answer,
     Attempt,
@@ -67,6 +70,7 @@ class Shipper:
         clock: Callable[[], float],
         *,
         metrics: BillingMetrics,
+        tracing: Tracing,
         call_seconds: float,
         longest_pause_seconds: float,
     ) -> None:
@@ -76,6 +80,7 @@ class Shipper:
         self._pace = pace
         self._clock = clock
         self._metrics = metrics
+        self._tracing = tracing
         self._busy_seconds = call_seconds + 5
         self._longest_pause = longest_pause_seconds
         self._read: deque[Stored] = deque()
@@ -223,6 +228,7 @@ class Shipper:
         if not begun:
             return
         attempts = [Attempt(it.chunk, it.progress.attempts) for it in begun]
+        started_ns = time.time_ns()
         try:
             answers = await self._provider.ship(attempts)
         except Unavailable as error:
@@ -232,8 +238,12 @@ class Shipper:
             self._pace.failed()
         else:
             self._pace.succeeded()
-        for stored, answer in zip(begun, answers, strict=True):
+        for attempt, answer in zip(attempts, answers, strict=True):
             self._metrics.answered(answer.verdict)
+            tell_attempt(
+                self._tracing, self._provider.name, attempt, answer, started_ns
+            )
+        for stored, answer in zip(begun, answers, strict=True):
             number, at = stored.progress.attempts, int(self._clock())
             decide = partial(conclude, number=number, answer=answer, now=at)
             await self._conclude(stored, decide)

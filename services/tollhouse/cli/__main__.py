@@ -21,6 +21,10 @@ COMMANDS = {
         "meters, prices and customers at Stripe, and what waits for them",
     ),
     "reconcile": ("reconcile", "compare all books: gateway, bills, engine"),
+    "envoy": (
+        "envoy",
+        "write the configuration of an Envoy that something else starts",
+    ),
     "check-config": (
         "check_config",
         "check tollhouse.yaml and envoy.yaml, separately and together",

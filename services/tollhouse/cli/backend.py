@@ -10,7 +10,7 @@ import yaml
 
 from tollhouse.adapters.address import Address
 from tollhouse.adapters.configuration import Configuration
-from tollhouse.cli.parts import LOCAL_CLUSTER
+from tollhouse.cli.local_engine import LOCAL_CLUSTER
 from tollhouse.cli.unusable import UnusableError
 from tollhouse.core.catalog import Operation, Provider
 

@@ -5,6 +5,7 @@ stack knows the value:
 
     ADMISSION_PROOF      the header value that opens routes to backends
     ledger.jsonl         path of the ledger (file access log)
+    /dev/stdout          path of the log of requests, where it is to be a file
     meter.lua            path of the meter
     meter_grpc.lua       path of the meter of gRPC, beside it
     errors.lua           path of the script for errors, beside the meter
@@ -45,20 +46,33 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
 from envoy_data_plane.envoy.config.listener.v3 import FilterChain, Listener
 from envoy_data_plane.envoy.config.route.v3 import RouteAction, VirtualHost
 from envoy_data_plane.envoy.extensions.access_loggers.file.v3 import FileAccessLog
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (  # noqa: E501
+    HttpConnectionManagerTracing,
+)
+from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import (  # noqa: E501
+    HeaderMutation,
+)
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
 from tollhouse.adapters.address import ANY_HOST, Address
+from tollhouse.cli import edge_tracing
 from tollhouse.cli.envoy_credential import inject_credential
 from tollhouse.cli.envoy_tls import Tls, downstream_socket, upstream_socket
 from tollhouse.cli.envoy_types import read_message, to_json_message, walk
 from tollhouse.cli.unusable import UnusableError
+from tollhouse.core.catalog import Telemetry
 
 ADMISSION_PROOF = "ADMISSION_PROOF"
 LEDGER = "ledger.jsonl"
+REQUEST_LOG = "/dev/stdout"
 METER = "meter.lua"
 METER_GRPC = "meter_grpc.lua"
 ERRORS = "errors.lua"
 _SCRIPTS = frozenset({METER, METER_GRPC, ERRORS})
+
+
+UNTRACED = Telemetry(sample_ratio=0.0)
+"""Trace ids are made, no span leaves: what there is without a collector."""
 
 
 class BootstrapError(UnusableError):
@@ -85,8 +99,13 @@ class Edge:
     """Where the certificate for clients stands; None: they come without TLS."""
     domains: Sequence[str] = ()
     """Names clients may use for us, beside those of the file and the listener's."""
+    is_open: bool = True
+    """Whether any name will do where we listen on all addresses."""
+    request_log: Path | None = None
+    """Where requests are logged; None: on Envoy's standard output."""
     host: str | None = None
     """Host header towards backends, where they need their own name."""
+    telemetry: Telemetry = UNTRACED
 
 
 def read_bootstrap(path: Path) -> Bootstrap:
@@ -140,29 +159,24 @@ class _Filled:
     def fill(self, message: Message) -> None:
         edge = self._edge
         match message:
-            case Listener():
-                self._met.add("listener")
-                message.address = _pb_address(edge.listen)
-                # `up` keeps the port for this Envoy while it restarts.
-                message.enable_reuse_port = True
-            case Admin():
-                self._met.add("admin")
-                message.address = _pb_address(edge.admin)
+            case Listener() | Admin():
+                self._fill_address(message)
             case StringMatcher(exact=str() as exact) if exact == ADMISSION_PROOF:
                 self._met.add(ADMISSION_PROOF)
                 message.exact = edge.proof
-            case FileAccessLog() if Path(message.path).name == LEDGER:
-                self._met.add(LEDGER)
-                message.path = str(edge.ledger)
+            case FileAccessLog():
+                self._fill_log(message)
             case DataSource(filename=str() as file) if Path(file).name in _SCRIPTS:
                 self._met.add(Path(file).name)
                 message.filename = str(edge.meter.with_name(Path(file).name))
             case FilterChain() if edge.secret is not None:
                 message.transport_socket = downstream_socket(edge.secret)
             case VirtualHost():
-                _add_domains(message, edge.listen.host, edge.domains)
+                _add_domains(message, edge)
             case RouteAction() if edge.host and message.cluster_header:
                 message.host_rewrite_literal = edge.host
+            case HttpConnectionManagerTracing() | HeaderMutation():
+                edge_tracing.decide(message, edge.telemetry)
             case Cluster():
                 self._fill_cluster(message)
 
@@ -172,6 +186,23 @@ class _Filled:
                 yield f"has no `{what}`, so the running stack's value has no place"
         for name in sorted(set(self._edge.clusters) - self._clusters):
             yield f"static_resources.clusters: has no cluster `{name}`; add it"
+
+    def _fill_address(self, message: Listener | Admin) -> None:
+        if isinstance(message, Admin):
+            self._met.add("admin")
+            message.address = _pb_address(self._edge.admin, mode=0o600)
+            return
+        self._met.add("listener")
+        message.address = _pb_address(self._edge.listen)
+        # `up` keeps the port for this Envoy while it restarts.
+        message.enable_reuse_port = True
+
+    def _fill_log(self, log: FileAccessLog) -> None:
+        if Path(log.path).name == LEDGER:
+            self._met.add(LEDGER)
+            log.path = str(self._edge.ledger)
+        elif log.path == REQUEST_LOG and self._edge.request_log is not None:
+            log.path = str(self._edge.request_log)
 
     def _fill_cluster(self, cluster: Cluster) -> None:
         self._clusters.add(cluster.name)
@@ -196,19 +227,22 @@ class _Filled:
             inject_credential(cluster, secret_file)
 
 
-def _add_domains(host: VirtualHost, listen: str, names: Sequence[str]) -> None:
+def _add_domains(host: VirtualHost, edge: Edge) -> None:
     """Let clients use the name we listen on; any, where that is no one name."""
-    if listen in ANY_HOST:
+    listen, names = edge.listen.host, list(edge.domains)
+    if listen in ANY_HOST and edge.is_open:
         host.domains = ["*"]
     if "*" in host.domains:
         return
-    name = f"[{listen}]" if ":" in listen else listen
-    host.domains = list(dict.fromkeys((*host.domains, name, *names)))
+    if listen not in ANY_HOST:
+        names.insert(0, f"[{listen}]" if ":" in listen else listen)
+    host.domains = list(dict.fromkeys((*host.domains, *names)))
 
 
-def _pb_address(address: Address) -> PbAddress:
+def _pb_address(address: Address, mode: int = 0) -> PbAddress:
+    """`mode` is of a socket's file; 0 leaves it to Envoy and its umask."""
     if address.path is not None:
-        return PbAddress(pipe=Pipe(path=address.path))
+        return PbAddress(pipe=Pipe(path=address.path, mode=mode))
     return PbAddress(
         socket_address=SocketAddress(address=address.host, port_value=address.port)
     )

@@ -13,7 +13,8 @@ from tollhouse.cli.places import default_config, default_envoy
 _DESCRIPTION = """\
 Check tollhouse.yaml (models, plans) and envoy.yaml (the edge) without starting
 anything. Reports every fault with its file, its place and what to do. `tollhouse up`
-refuses to start with what this command refuses. Warns of limits that are valid and may
+refuses to start with what this command refuses, but for the section `telemetry`, which
+it writes into Envoy's file itself. Warns of limits that are valid and may
 not be meant: too small for any request, or in shadow.
 """
 _EXAMPLES = """\
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
 def check(config: Path, envoy: Path) -> Iterator[str]:
     """Yield one line for each fault of either file, then of the two together."""
     # Not at the top: the typed classes take most of a second to import.
+    from tollhouse.cli import edge_tracing  # noqa: PLC0415
     from tollhouse.cli.bootstrap import BootstrapError, read_bootstrap  # noqa: PLC0415
     from tollhouse.cli.edge_rules import findings  # noqa: PLC0415
 
@@ -83,3 +85,6 @@ def check(config: Path, envoy: Path) -> Iterator[str]:
     if configuration is not None and bootstrap is not None:
         for finding in findings(bootstrap, configuration):
             yield f"{envoy}: {finding}"
+        telemetry = configuration.catalog().telemetry
+        for difference in edge_tracing.differences(bootstrap, telemetry):
+            yield f"{envoy}: {difference}"

@@ -58,5 +58,9 @@ class Console:
         """Make text step back where the stream can show it."""
         return self._paint(_DIM, text)
 
+    def red(self, text: str) -> str:
+        """Mark what failed where the stream can show it."""
+        return self._paint(_RED, text)
+
     def _paint(self, code: str, text: str) -> str:
         return f"{code}{text}{_RESET}" if self._colours else text

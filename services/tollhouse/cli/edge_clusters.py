@@ -25,7 +25,7 @@ def findings(bootstrap: Bootstrap, configuration: Configuration) -> Iterator[str
                     f" to cluster `{cluster}`, which is not here; add it, or name one"
                     f" of {', '.join(clusters) or 'none'} in {place}"
                 )
-            elif field == "triton.grpc" and not _speaks_http2(clusters[cluster]):
+            elif field == "triton.grpc" and not speaks_http2(clusters[cluster]):
                 yield (
                     f"static_resources.clusters: `{cluster}`, which is {place} of"
                     " tollhouse.yaml, must speak HTTP/2, as gRPC does; set"
@@ -43,10 +43,16 @@ def _named(model: ModelSection) -> dict[str, str]:
     return named
 
 
-def _speaks_http2(cluster: Cluster) -> bool:
+def speaks_http2(cluster: Cluster) -> bool:
+    """Whether it is told to, as gRPC needs."""
+    options = options_of(cluster)
+    if options is None or options.explicit_http_config is None:
+        return False
+    return options.explicit_http_config.http2_protocol_options is not None
+
+
+def options_of(cluster: Cluster) -> HttpProtocolOptions | None:
+    """Return how it speaks HTTP, if it says so."""
     options = cluster.typed_extension_protocol_options.get(_OPTIONS)
-    match options and options.unpack():
-        case HttpProtocolOptions(explicit_http_config=config) if config:
-            return config.http2_protocol_options is not None
-        case _:
-            return False
+    found = options.unpack() if options else None
+    return found if isinstance(found, HttpProtocolOptions) else None

@@ -1,6 +1,6 @@
 """From the repository's envoy.yaml to the file this machine's Envoy runs with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from envoy_data_plane.envoy.config.bootstrap.v3 import Bootstrap
@@ -18,8 +18,10 @@ from tollhouse.cli.bootstrap import (
 from tollhouse.cli.edge_rules import findings
 from tollhouse.cli.envoy_credential import credential_text
 from tollhouse.cli.envoy_tls import Tls, secret_text
-from tollhouse.cli.parts import LOCAL_CLUSTER, Stack
-from tollhouse.cli.state import write_whole
+from tollhouse.cli.local_engine import LOCAL_CLUSTER
+from tollhouse.cli.parts import Stack
+from tollhouse.cli.state import REQUESTS, write_whole
+from tollhouse.core.catalog import Telemetry
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class EdgeFile:
 
     path: Path
     bootstrap: Bootstrap
+    telemetry: Telemetry
 
 
 def read(path: Path, configuration: Configuration) -> EdgeFile:
@@ -35,7 +38,7 @@ def read(path: Path, configuration: Configuration) -> EdgeFile:
     bootstrap = read_bootstrap(path)
     if faults := list(findings(bootstrap, configuration)):
         raise BootstrapError("\n".join(f"{path}: {fault}" for fault in faults))
-    return EdgeFile(path, bootstrap)
+    return EdgeFile(path, bootstrap, configuration.catalog().telemetry)
 
 
 def write(file: EdgeFile, stack: Stack, backend: Backend | None) -> None:
@@ -58,18 +61,28 @@ def write(file: EdgeFile, stack: Stack, backend: Backend | None) -> None:
             "extproc": [stack.socket(name) for name in stack.extprocs],
             LOCAL_CLUSTER: [backend.address if backend else stack.socket("frontend")],
             **_triton(stack),
+            **({"collector": [stack.collector]} if stack.collector else {}),
         },
         proof=stack.state.proof.read_text("ascii").strip(),
         ledger=stack.ledger,
+        request_log=stack.state.logs / f"{REQUESTS}.log",
         meter=places.meter(),
         tls=tls,
         credentials=credentials,
         secret=None if certificate is None else stack.secret,
         domains=() if certificate is None else certificate.domains,
         host=backend.host if backend else None,
+        telemetry=_telemetry(file, stack),
     )
     text = fill_bootstrap(file.bootstrap, edge, file.path)
     write_whole(stack.bootstrap, text, mode=0o600)
+
+
+def _telemetry(file: EdgeFile, stack: Stack) -> Telemetry:
+    """Which spans leave; none, where there is nobody to take them."""
+    told = file.telemetry
+    ratio = told.sample_ratio if stack.sample_ratio is None else stack.sample_ratio
+    return replace(told, sample_ratio=ratio if stack.collector else 0.0)
 
 
 def _triton(stack: Stack) -> dict[str, list[Address]]:

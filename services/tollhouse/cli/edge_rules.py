@@ -5,11 +5,10 @@ an exchange is never billed. Each rule here names one such mistake, its place an
 remedy. They read the file that operators edit, and `tollhouse up` before each start.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from betterproto2 import Message
 from envoy_data_plane.envoy.config.bootstrap.v3 import Bootstrap
-from envoy_data_plane.envoy.config.core.v3 import SubstitutionFormatString
 from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.config.route.v3 import (
     FilterConfig,
@@ -17,7 +16,6 @@ from envoy_data_plane.envoy.config.route.v3 import (
     Route,
     VirtualHost,
 )
-from envoy_data_plane.envoy.extensions.access_loggers.file.v3 import FileAccessLog
 from envoy_data_plane.envoy.extensions.filters.http.buffer.v3 import Buffer
 from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import (
     ExtAuthz,
@@ -47,21 +45,16 @@ from tollhouse.cli import (
     edge_clusters,
     edge_fallback,
     edge_hardening,
+    edge_logs,
+    edge_managers,
     edge_streams,
+    edge_tracing,
     envoy_credential,
 )
 from tollhouse.cli.bootstrap import ERRORS, METER
 
 PROOF_HEADER = "x-tollhouse-admitted"
 OUR_PREFIX = "x-tollhouse-"
-LONGEST_BEAT_SECONDS = 10.0
-"""Half of a reservation's lease (20 s): one lost line must not end an exchange."""
-LEDGER_FIELDS = frozenset(
-    {
-        *("type", "exchange", "tenant", "key_id", "admitted", "facts", "meter"),
-        *("started_at", "duration_ms", "code", "flags", "upstream_host"),
-    }
-)
 
 
 def findings(bootstrap: Bootstrap, configuration: Configuration) -> Iterator[str]:
@@ -70,29 +63,17 @@ def findings(bootstrap: Bootstrap, configuration: Configuration) -> Iterator[str
     yield from edge_hardening.admin_findings(bootstrap)
     yield from envoy_credential.findings(bootstrap)
     yield from edge_fallback.findings(bootstrap, configuration)
-    resources = bootstrap.static_resources
     has_manager = False
-    for number, listener in enumerate(resources.listeners if resources else ()):
-        path = f"static_resources.listeners[{number}]"
-        managers = list(_managers_of(listener, path))
+    for path, listener in edge_managers.listeners(bootstrap):
+        managers = list(edge_managers.of_listener(path, listener))
         has_manager = has_manager or bool(managers)
         largest = max((_largest_body(manager) for _, manager in managers), default=0)
         yield from _size_findings(path, listener, largest)
         for place, manager in managers:
             yield from _manager_findings(place, manager)
+            yield from edge_tracing.findings(place, manager, bootstrap)
     if not has_manager:
         yield "static_resources.listeners: no listener speaks HTTP; add the edge's"
-
-
-def _managers_of(
-    listener: Listener, path: str
-) -> Iterator[tuple[str, hcm.HttpConnectionManager]]:
-    for index, chain in enumerate(listener.filter_chains):
-        for number, item in enumerate(chain.filters):
-            inner = item.typed_config.unpack() if item.typed_config else None
-            if isinstance(inner, hcm.HttpConnectionManager):
-                place = f"{path}.filter_chains[{index}].filters[{number}].typed_config"
-                yield place, inner
 
 
 def _size_findings(path: str, listener: Listener, largest: int) -> Iterator[str]:
@@ -130,7 +111,7 @@ def _manager_findings(path: str, manager: hcm.HttpConnectionManager) -> Iterator
             f"{path}.early_header_mutation_extensions: clients' own {OUR_PREFIX}*"
             f" headers are not removed; add remove_on_match with prefix {OUR_PREFIX}"
         )
-    yield from _ledger_findings(path, manager)
+    yield from edge_logs.findings(path, manager)
     if manager.route_config is None:
         yield f"{path}.route_config: is missing, so the routes can't be checked"
         return
@@ -221,37 +202,6 @@ def _strips_ours(config: PbAny | None) -> bool:
         if it.remove_on_match
     ]
     return any(it is not None and it.prefix == OUR_PREFIX for it in matchers)
-
-
-def _ledger_findings(path: str, manager: hcm.HttpConnectionManager) -> Iterator[str]:
-    logs = [it.typed_config.unpack() for it in manager.access_log if it.typed_config]
-    fields = [
-        frozenset(_json_fields(it.log_format))
-        for it in logs
-        if isinstance(it, FileAccessLog) and it.log_format
-    ]
-    best = max(fields, key=lambda it: len(it & LEDGER_FIELDS), default=frozenset[str]())
-    if "exchange" not in best:
-        yield (
-            f"{path}.access_log: the ledger is missing, so nothing is ever billed;"
-            " add the file access log with json_format of Tollhouse's envoy.yaml"
-        )
-    elif missing := sorted(LEDGER_FIELDS - best):
-        yield (
-            f"{path}.access_log: the ledger's json_format lacks {', '.join(missing)};"
-            " settlement needs them"
-        )
-    options = manager.access_log_options
-    beat = options.access_log_flush_interval if options else None
-    if beat is None or beat.total_seconds() > LONGEST_BEAT_SECONDS:
-        yield (
-            f"{path}.access_log_options.access_log_flush_interval: must be set, to"
-            f" {LONGEST_BEAT_SECONDS:g} s at most, or long exchanges count as abandoned"
-        )
-
-
-def _json_fields(format_string: SubstitutionFormatString) -> Mapping[str, object]:
-    return format_string.json_format.fields if format_string.json_format else {}
 
 
 def _host_findings(path: str, host: VirtualHost) -> Iterator[str]:

@@ -22,7 +22,7 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tollhouse.cli.places import MissingError, repository_root
@@ -232,11 +232,14 @@ def server_process(
     ports: EnginePorts,
     prefix: str,
     environ: Mapping[str, str] = os.environ,
+    *,
+    traces_url: str = "",
 ) -> EngineProcess:
     """Return command and environment of a tritonserver on loopback.
 
     Models are loaded once at start; the control APIs need a key nobody is told,
-    because loading a model of one's own through them is remote code execution.
+    because loading a model of one's own through them is remote code execution. Spans
+    of every request go to `traces_url`, if there is one, as OTLP/HTTP in JSON.
     """
     key = secrets.token_hex(16)
     server = tools.server
@@ -260,6 +263,7 @@ def server_process(
         f"--backend-config=python,shm-region-prefix-name={prefix}",
         "--pinned-memory-pool-byte-size=0",
         "--allow-gpu-metrics=false",
+        *(_tracing(traces_url) if traces_url else ()),
     )
     environment = dict(environ) | {
         # The stub's interpreter finds its site-packages through python3 on PATH.
@@ -274,3 +278,15 @@ def server_process(
         paths = (tools.libpython_dir, environ.get("LD_LIBRARY_PATH", ""))
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
     return EngineProcess(command, environment)
+
+
+def _tracing(url: str) -> Iterator[str]:
+    for setting in (
+        "mode=opentelemetry",
+        "rate=1",
+        "level=TIMESTAMPS",
+        f"opentelemetry,url={url}",
+        "opentelemetry,resource=service.name=triton",
+        "opentelemetry,bsp_schedule_delay=500",
+    ):
+        yield f"--trace-config={setting}"

@@ -1,50 +1,25 @@
 """The parts of the local stack: what each is started with, and when it is ready."""
 
-import asyncio
+import contextlib
 import dataclasses
 import os
-import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import quote
-
-import yaml
 
 from tollhouse.adapters.address import ANY_HOST, Address
-from tollhouse.adapters.configuration import Configuration
-from tollhouse.adapters.http_client import http_request
+from tollhouse.adapters.envoy_drain import DrainError, drain_envoy
 from tollhouse.adapters.redis.access import RedisAccess
 from tollhouse.cli import engine
 from tollhouse.cli.edge_certificate import EdgeCertificate
+from tollhouse.cli.environment import base_environment
+from tollhouse.cli.local_engine import LocalEngine
 from tollhouse.cli.probes import grpc_serves, http_answers, redis_answers
+from tollhouse.cli.receiver import Receiver, exported_to
 from tollhouse.cli.redis_users import OPERATOR
 from tollhouse.cli.state import StateDirectory, write_secret
 from tollhouse.cli.supervisor import Part
-from tollhouse.core.catalog import Operation
 
-LOCAL_CLUSTER = engine.MODEL
-"""The cluster of envoy.yaml that leads to the local frontend."""
 _DRAIN_SECONDS = 2.0
-_LAST_LINES_SECONDS = 0.3
-"""Several times the reader's poll (50 ms) and the relay's way to billing."""
-# What a child needs of our environment; the rest, secrets included, stays here.
-_PASSED_ON = (
-    *("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"),
-    *("LD_LIBRARY_PATH", "PYTHONPATH"),
-    *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_METRIC_EXPORT_INTERVAL"),
-)
-_ACTIVE_REQUESTS = quote("^http\\.edge\\.downstream_rq_active$")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class LocalEngine:
-    """Triton with its model and the frontend beside it."""
-
-    ports: engine.EnginePorts
-    process: engine.EngineProcess
-    shm_prefix: str
-    models_file: Path
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,6 +55,8 @@ class Stack:
     """What clients see; None: they come without TLS."""
     stripe: StripeAccount | None = None
     """None: usage goes to the billing ledger in the state directory."""
+    receiver: Receiver | None = None
+    """None: telemetry goes where the environment says, or nowhere."""
 
     def socket(self, name: str) -> Address:
         """Where a part listens."""
@@ -99,6 +76,16 @@ class Stack:
             return f"http://{self.reachable}/v1"
         host = self.certificate.host(self.reachable.host)
         return f"https://{dataclasses.replace(self.reachable, host=host)}/v1"
+
+    @property
+    def collector(self) -> Address | None:
+        """Where Envoy exports its spans; None: nowhere."""
+        return exported_to() if self.receiver is None else self.receiver.grpc
+
+    @property
+    def sample_ratio(self) -> float | None:
+        """The share of traces to keep; None: what tollhouse.yaml says."""
+        return None if self.receiver is None else 1.0
 
     @property
     def redis_url(self) -> str:
@@ -138,7 +125,21 @@ class Stack:
         """All parts, in an order that reads well in the terminal."""
         local = [] if self.engine is None else self._engine_parts(self.engine)
         services = [self._authz(), *map(self._extproc, self.extprocs), self._admin()]
-        return [self._redis(), *local, self._billing(), *services, self._envoy()]
+        parts = [self._redis(), *local, self._billing(), *services, self._envoy()]
+        if self.receiver is None:
+            return parts
+        # They export to it to their end.
+        behind = [
+            dataclasses.replace(it, after=(*it.after, "collector")) for it in parts
+        ]
+        return [self._collector(self.receiver), *behind]
+
+    def _collector(self, receiver: Receiver) -> Part:
+        return self._service(
+            "collector",
+            {"LISTEN": str(receiver.grpc), "HTTP_LISTEN": str(receiver.http)},
+            probe=lambda: http_answers(receiver.http, "/traces"),
+        )
 
     def _redis(self) -> Part:
         socket = self.socket("redis")
@@ -224,13 +225,7 @@ class Stack:
             "WORKER": name,
             "MIN_WORKERS": str(self.workers),
         }
-        return self._service(
-            name,
-            settings,
-            after=("redis", "billing"),
-            # Envoy is gone by then; its last lines in the ledger are settled now.
-            drain=lambda: asyncio.sleep(_LAST_LINES_SECONDS),
-        )
+        return self._service(name, settings, after=("redis", "billing"))
 
     def _redis_settings(self, user: str) -> dict[str, str]:
         """Where our Redis is, and who a service is there."""
@@ -259,28 +254,23 @@ class Stack:
 
     async def _drain_envoy(self) -> None:
         """Let running requests end, for a moment; new ones are sent elsewhere."""
-        await http_request(self.admin, "/healthcheck/fail", method="POST")
-        await http_request(
-            self.admin, "/drain_listeners?graceful&skip_exit", method="POST"
-        )
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + _DRAIN_SECONDS
-        while clock() < deadline:
-            _, text = await http_request(
-                self.admin, f"/stats?filter={_ACTIVE_REQUESTS}"
+        with contextlib.suppress(DrainError):
+            await drain_envoy(
+                self.admin,
+                notice_seconds=0,
+                quiet_seconds=0,
+                most_seconds=_DRAIN_SECONDS,
             )
-            if b"downstream_rq_active: 0" in text:
-                return
-            await asyncio.sleep(0.05)
 
     def _service(self, name: str, settings: dict[str, str], **about: object) -> Part:
         """One of our own processes, listening on a socket of its name."""
         socket = self.socket(name)
         module = name.partition("-")[0]
         own = {"LISTEN": str(socket), **settings}
-        environment = base_environment() | {
-            f"TOLLHOUSE_{key}": value for key, value in own.items()
-        }
+        base = base_environment()
+        if self.receiver is not None:
+            base = self.receiver.environment(base)
+        environment = base | {f"TOLLHOUSE_{key}": value for key, value in own.items()}
         # -P: the state directory, where we run, is no place to import from.
         command = (sys.executable, "-P", "-m", f"tollhouse.{module}")
         values = {"probe": lambda: grpc_serves(socket), **about}
@@ -294,61 +284,3 @@ class Stack:
             **about,
         }
         return Part(name=name, command=command, **values)  # type: ignore[arg-type]
-
-
-def base_environment() -> dict[str, str]:
-    """Return the part of our environment that children get."""
-    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | {
-        "PYTHONUNBUFFERED": "1"
-    }
-
-
-def local_engine(
-    state: StateDirectory,
-    tools: engine.EngineTools,
-    configuration: Configuration,
-    free_ports: Sequence[int],
-) -> LocalEngine:
-    """Write the model repository and the frontend's models file for this start."""
-    models = {
-        name: model
-        for name, model in configuration.models.items()
-        if model.cluster == LOCAL_CLUSTER
-    }
-    parameters = engine.EngineParameters(
-        **configuration.engine.model_dump(),
-        max_seq_len=max((it.context for it in models.values()), default=4096),
-    )
-    ports = engine.EnginePorts(*free_ports)
-    prefix = engine.shm_prefix(state.path)
-    shutil.rmtree(state.run / "models", ignore_errors=True)  # some may be gone
-    repository = engine.render_repository(
-        state.run / "models", truth_log=state.truth_log, parameters=parameters
-    )
-    # Of one that serves nothing else no frontend needs the stream of tokens.
-    for name, model in models.items():
-        if model.triton is not None and model.operations == {Operation.INFER}:
-            engine.render_repository(
-                repository,
-                truth_log=state.truth_log,
-                parameters=parameters,
-                model=model.triton.model or name,
-                decoupled=False,
-            )
-    process = engine.server_process(
-        tools, repository, ports, prefix, environ=base_environment()
-    )
-    # Every model of the local cluster is the same engine under another name.
-    sections = {
-        name: {
-            "triton_model": engine.MODEL,
-            "contract": "ensemble",
-            "release_dir": str(engine.release_dir()),
-            "context": model.context,
-            "tool_parser": "hermes",
-        }
-        for name, model in models.items()
-    }
-    models_file = state.run / "models.yaml"
-    models_file.write_text(yaml.safe_dump({"models": sections}), "utf-8")
-    return LocalEngine(ports, process, prefix, models_file)

@@ -52,6 +52,9 @@ Compare the books, per tenant, hour, model and token type:
 Traffic may flow meanwhile: what moves is read again before it is called a difference.
 The gateway keeps settled sums for 40 days; older rows are not covered by the first
 line. What each finding means and what to do: docs/billing.md.
+
+With OTEL_EXPORTER_OTLP_ENDPOINT set, and all tenants compared, what differs is exported
+as metrics too (docs/telemetry.md).
 """
 _EXAMPLES = """\
 examples:
@@ -140,6 +143,13 @@ async def _reconcile(args: argparse.Namespace) -> int:
         comparison = _Comparison(args, gateway, billing, asked)
         report = await comparison.run(files)
     show(report, as_json=args.json, everything=args.all)
+    if args.tenant is None:  # of one tenant alone it would hide the others' faults
+        # Not at the top: OpenTelemetry takes 0.2 s to import.
+        from tollhouse.adapters.reconcile_metrics import (  # noqa: PLC0415
+            export_reconciled,
+        )
+
+        export_reconciled(report.sums)
     for failure in report.failures:
         Console(sys.stderr).error(f"the provider does not say: {failure}")
     if args.provider and report.unasked:

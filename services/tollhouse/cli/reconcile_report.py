@@ -8,7 +8,14 @@ from tollhouse.cli import keyring
 from tollhouse.cli.console import Console
 from tollhouse.cli.reconcile_engine import EngineBooks
 from tollhouse.core.book import Book
-from tollhouse.core.reconciliation import EXCHANGES, Difference, Flow, RowBooks, Totals
+from tollhouse.core.reconciliation import (
+    EXCHANGES,
+    Difference,
+    Finding,
+    Flow,
+    RowBooks,
+    Totals,
+)
 from tollhouse.core.truth import Mismatch
 from tollhouse.core.windows import BILLED, SECONDS_PER_HOUR, Position
 
@@ -29,6 +36,24 @@ class Report:
     def is_balanced(self) -> bool:
         """Whether nothing differs."""
         return not self.differences and not (self.engine and self.engine.mismatches)
+
+    @property
+    def sums(self) -> dict[str, int]:
+        """How much differs, by finding, 0 where nothing does.
+
+        Tokens, but for `exchanges`; `engine` only where its log was compared.
+        """
+        sums = {it.value: 0 for it in Finding} | {EXCHANGES: 0}
+        for it in self.differences:
+            of = EXCHANGES if it.quantity == EXCHANGES else it.finding.value
+            sums[of] += abs(it.found - it.expected)
+        if self.engine is not None:
+            sums["engine"] = sum(
+                abs(billed - generated)
+                for it in self.engine.mismatches
+                for billed, generated in zip(it.billed, it.generated, strict=True)
+            )
+        return sums
 
 
 def show(report: Report, *, as_json: bool, everything: bool) -> None:

@@ -18,6 +18,7 @@ from tollhouse.cli.demo import demo_key
 from tollhouse.cli.parts import Stack
 from tollhouse.cli.state import write_whole
 from tollhouse.cli.supervisor import PartError, Supervisor, first
+from tollhouse.cli.trace_watch import TraceWatch
 
 _ANSWER_SECONDS = 15.0
 _LOGS_EVERY_SECONDS = 30.0
@@ -74,7 +75,13 @@ class Running:
         await self._await_answer()
         self._write_ready(supervisor)
         self._announce()
-        await supervisor.broken()
+        await first(supervisor.broken(), self._show_traces())
+
+    async def _show_traces(self) -> None:
+        if self._stack.receiver is None:
+            await asyncio.Event().wait()
+        else:
+            await TraceWatch(self._stack.receiver, self._console).run()
 
     async def _bound_logs(self) -> None:
         while True:
@@ -133,6 +140,8 @@ class Running:
             "redis_url": self._stack.redis_url,
             "state_dir": str(self._stack.state.path),
         }
+        if self._stack.receiver is not None:
+            ready["telemetry_url"] = self._stack.receiver.url
         write_whole(self._ready_file, json.dumps(ready, indent=1) + "\n", mode=0o600)
 
     def _announce(self) -> None:
@@ -152,6 +161,9 @@ class Running:
         line(f"  base URL  {self._stack.base_url}")
         line(f"  key       {self._api_key}")
         line(f"  models    {', '.join(self._configuration.models)}")
+        if self._stack.receiver is not None:
+            line(f"  metrics   {self._stack.receiver.url}/metrics")
+            line(f"  traces    {self._stack.receiver.url}/traces, and here")
         line()
         line(
             f"curl -N{trust} {self._stack.base_url}/chat/completions"

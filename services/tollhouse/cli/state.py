@@ -8,7 +8,8 @@
 <state-dir>/redis/            Redis' append-only file
 <state-dir>/ledger/           Envoy's ledger
 <state-dir>/billing/          what the billing ledger charged: a file per day
-<state-dir>/logs/             one log for each part; the last run's is *.log.1
+<state-dir>/logs/             one log for each part, and Envoy's of all requests
+                              (access.log); the last run's is *.log.1
 <state-dir>/truth.jsonl       what the local engine says it did
 <state-dir>/run -> /tmp/…     sockets, rendered configuration; gone after a stop
 """
@@ -29,6 +30,8 @@ from tollhouse.cli.unusable import UnusableError
 # sun_path holds 108 bytes with the closing NUL: a socket's path must be short, but a
 # state directory may lie anywhere.
 RUN_PARENT = Path("/tmp")  # noqa: S108 - the folder in it is ours and 0700
+REQUESTS = "access"
+"""Name of the log that has every request; Envoy writes it beside its own."""
 _LOCK_PATIENCE_SECONDS = 2.0
 _PEPPER_BYTES = 32
 _PASSWORD_BYTES = 32
@@ -83,7 +86,7 @@ class StateDirectory:
 
     def rotate_logs(self, names: list[str]) -> None:
         """Begin a new log for each part; the last run's becomes *.log.1."""
-        for name in names:
+        for name in (*names, REQUESTS):
             log = self.logs / f"{name}.log"
             with contextlib.suppress(FileNotFoundError):
                 log.rename(log.with_suffix(".log.1"))

@@ -20,8 +20,10 @@ from tollhouse.cli import engine, places
 from tollhouse.cli.backend import Backend, for_backend, to_yaml
 from tollhouse.cli.console import Console
 from tollhouse.cli.edge_certificate import EdgeCertificate
-from tollhouse.cli.parts import Stack, StripeAccount, local_engine
+from tollhouse.cli.local_engine import local_engine
+from tollhouse.cli.parts import Stack, StripeAccount
 from tollhouse.cli.ports import free_ports, reserved
+from tollhouse.cli.receiver import Receiver
 from tollhouse.cli.running import Running
 from tollhouse.cli.state import StateDirectory, write_whole
 from tollhouse.cli.supervisor import PartError
@@ -129,6 +131,12 @@ def add_parser(
         help="what stands for Stripe's API, to try it without an account",
     )
     parser.add_argument(
+        "--telemetry",
+        action="store_true",
+        help="trace every request to a collector of our own; print traces here, metrics"
+        " on a page",
+    )
+    parser.add_argument(
         "--ready-file",
         type=Path,
         metavar="FILE",
@@ -187,10 +195,14 @@ def _run(args: argparse.Namespace) -> None:
         if backend is not None:
             config = state.run / "tollhouse.yaml"
             write_whole(config, to_yaml(configuration))
-        admin, *ports = free_ports(4)
+        admin, *ports = free_ports(6)
+        receiver = _receiver(*ports[3:]) if args.telemetry else None
         local = None
         if tools is not None:
-            local = local_engine(state, tools, configuration, ports)
+            traces_url = "" if receiver is None else receiver.traces_url
+            local = local_engine(
+                state, tools, configuration, ports[:3], traces_url=traces_url
+            )
         stack = Stack(
             state=state,
             config=config.absolute(),
@@ -202,6 +214,7 @@ def _run(args: argparse.Namespace) -> None:
             engine=local,
             certificate=certificate,
             stripe=_stripe(args),
+            receiver=receiver,
         )
         edge_file.write(edge, stack, backend)
         running = Running(
@@ -239,6 +252,10 @@ def _stripe(args: argparse.Namespace) -> StripeAccount | None:
     if not args.stripe_key_file.is_file():
         raise UnusableError(f"--stripe-key-file: no file {args.stripe_key_file}")
     return StripeAccount(args.stripe_key_file, args.stripe_url)
+
+
+def _receiver(*ports: int) -> Receiver:
+    return Receiver(*(Address(host="127.0.0.1", port=port) for port in ports))
 
 
 def _argument(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:

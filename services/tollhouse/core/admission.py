@@ -97,13 +97,18 @@ class Admission:
         catalog: Catalog,
         experience: Experience,
         down: AbstractSet[str] = frozenset(),
+        trace: str = "",
     ) -> None:
-        """Begin; `down` are the clusters that have no healthy host."""
+        """Begin; `down` are the clusters that have no healthy host.
+
+        `trace` is the traceparent for the facts.
+        """
         self.state = State.IDLE
         self._exchange_id = exchange_id
         self._catalog = catalog
         self._experience = experience
         self._down = down
+        self._trace = trace
 
     def receive(self, event: Event) -> Command | None:
         """Advance by one event; return what must be done now.
@@ -249,6 +254,7 @@ class Admission:
                 choices=request.choices,
                 output_cap=output_cap(request, model),
                 runs_on=self._place.endpoint.runs_on,
+                trace=self._trace,
             ),
             limits=entitled.limits,
             typical=Typical(

@@ -19,7 +19,7 @@ class RequestHeaders(msgspec.Struct, frozen=True):
     """The request line, who sends it, and whether a body follows.
 
     `is_grpc`: the client speaks gRPC, so refusals do too. `head`: what it says of the
-    length of the JSON before binary tensors.
+    length of the JSON before binary tensors. `request_id`: Envoy's, for logs.
     """
 
     method: str
@@ -28,6 +28,7 @@ class RequestHeaders(msgspec.Struct, frozen=True):
     has_body: bool
     is_grpc: bool = False
     head: str | None = None
+    request_id: str = ""
 
 
 class RequestBody(msgspec.Struct, frozen=True):

@@ -169,6 +169,28 @@ class Plan:
     priority: int = 1
 
 
+class Traceparent(StrEnum):
+    """What a client's own trace context is to us."""
+
+    RESTART = "restart"
+    """Nothing: every trace begins here."""
+    TRUST = "trust"
+    """What comes before ours: its trace goes on here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """Which traces are kept.
+
+    `sample_ratio` is the share of all, 0 to 1; what fails, is refused or takes longer
+    than `slow_seconds` is told of beside them.
+    """
+
+    traceparent: Traceparent = Traceparent.RESTART
+    sample_ratio: float = 0.01
+    slow_seconds: float = 30.0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Catalog:
     """Everything on offer, replaced whole when tollhouse.yaml changes.
@@ -183,3 +205,4 @@ class Catalog:
     limits: Allowance = UNLIMITED
     currency: str = "usd"
     issuers: Mapping[str, Issuer] = field(default_factory=dict)
+    telemetry: Telemetry = Telemetry()

@@ -21,6 +21,7 @@ from hashlib import blake2b
 from typing import Protocol
 
 from tollhouse.core.problems import Unavailable
+from tollhouse.core.trace_context import TraceContext
 from tollhouse.core.windows import SECONDS_PER_HOUR, TokenType
 
 TRUSTED_SECONDS = 23 * 3600
@@ -70,7 +71,9 @@ class Chunk:
 
     `seq` counts the window's chunks from 1. `value` is tokens, negative for a
     correction. `timestamp` is a minute of the window's hour that no other of its next
-    59 chunks has: the provider's summary of that minute answers for this chunk.
+    59 chunks has: the provider's summary of that minute answers for this chunk. `trace`
+    is where one of the exchanges in it stands, if it has one of a trace that is kept;
+    nothing of it is sent.
     """
 
     window: Window
@@ -80,6 +83,7 @@ class Chunk:
     identifier: str
     event_name: str
     account: Account
+    trace: TraceContext | None = None
 
     @property
     def id(self) -> str:

@@ -234,7 +234,18 @@ def _settle(stored: Stored, event: Settlement, now_ms: int) -> Outcome:
     if isinstance(stored, Settled):
         return Outcome(stored)
     charged = stored.charged if isinstance(stored, Reserved | Abandoned) else NOTHING
-    record = UsageRecord(
+    record = _record(event, now_ms)
+    costs = _used(event) - charged
+    if stored is None and now_ms - record.ended_ms > RESTORE_MS:
+        costs = NOTHING
+    if isinstance(stored, Abandoned):
+        return Outcome(Settled(), _adjustment(stored.record, record), costs)
+    late_ms = now_ms - record.ended_ms if stored is None else 0
+    return Outcome(Settled(), record, costs, late_ms=late_ms)
+
+
+def _record(event: Settlement, now_ms: int) -> UsageRecord:
+    return UsageRecord(
         record_id=event.exchange_id,
         kind=event.kind,
         usage=event.usage,
@@ -246,13 +257,6 @@ def _settle(stored: Stored, event: Settlement, now_ms: int) -> Outcome:
         flags=event.flags,
         facts=event.facts,
     )
-    costs = _used(event) - charged
-    if stored is None and now_ms - record.ended_ms > RESTORE_MS:
-        costs = NOTHING
-    if isinstance(stored, Abandoned):
-        return Outcome(Settled(), _adjustment(stored.record, record), costs)
-    late_ms = now_ms - record.ended_ms if stored is None else 0
-    return Outcome(Settled(), record, costs, late_ms=late_ms)
 
 
 def _adjustment(wrong: UsageRecord, right: UsageRecord) -> UsageRecord | None:
@@ -306,25 +310,29 @@ def nothing_used(
     )
 
 
+def abandoned(exchange_id: str, facts: Facts, last: Beat | None) -> Settlement:
+    """The settlement of one that is reaped: its last beat, else the estimate."""
+    created = created_ms(exchange_id)
+    return Settlement(
+        exchange_id=exchange_id,
+        facts=facts,
+        kind=UsageKind.ABANDONED,
+        usage=last.usage if last else TokenUsage(input_tokens=facts.input_estimate),
+        input_source=last.input_source if last else CountSource.ESTIMATE,
+        output_source=last.output_source if last else CountSource.ESTIMATE,
+        started_ms=last.started_ms if last else created,
+        first_ms=last.first_ms if last else 0,
+        ended_ms=last.at_ms if last else created,
+        flags="",
+    )
+
+
 def _reap(stored: Stored, event: Reap, now_ms: int) -> Outcome:
     if not isinstance(stored, Reserved):
         # Of a lost one nothing is known but the id: no record, and no coming back.
         return Outcome(stored or Released())
-    id_, last = event.exchange_id, stored.last_beat
-    created = created_ms(id_)
-    estimate = TokenUsage(input_tokens=stored.facts.input_estimate)
-    record = UsageRecord(
-        record_id=id_,
-        kind=UsageKind.ABANDONED,
-        usage=last.usage if last else estimate,
-        input_source=last.input_source if last else CountSource.ESTIMATE,
-        output_source=last.output_source if last else CountSource.ESTIMATE,
-        started_ms=last.started_ms if last else created,
-        first_token_ms=(last.first_ms or None) if last else None,
-        ended_ms=_clamp(last.at_ms if last else created, id_, now_ms),
-        flags="",
-        facts=stored.facts,
-    )
+    settlement = abandoned(event.exchange_id, stored.facts, stored.last_beat)
+    record = _record(settlement, now_ms)
     return Outcome(Abandoned(stored.charged, record), record)
 
 

@@ -24,8 +24,11 @@ from tollhouse.core.usage import (
 _NO_FLAGS = "-"
 
 
-class Line(msgspec.Struct, frozen=True):
-    """One ledger line as Envoy writes it; a value Envoy has not is null."""
+class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One ledger line as Envoy writes it; a value Envoy has not is null.
+
+    Those from `key_id` on are for people: lines of an older Envoy file lack some.
+    """
 
     type: str
     exchange: str
@@ -38,6 +41,23 @@ class Line(msgspec.Struct, frozen=True):
     meter: str | None = None
     flags: str = _NO_FLAGS
     upstream_host: str | None = None
+    key_id: str | None = None
+    request_id: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    grpc_status: int | None = None
+    details: str | None = None
+    upstream_cluster: str | None = None
+
+    @property
+    def all_flags(self) -> str:
+        """Envoy's response flags, comma-separated; empty for a clean end."""
+        return "" if self.flags == _NO_FLAGS else self.flags
+
+    @property
+    def first_flag(self) -> str:
+        """The first of them."""
+        return self.all_flags.partition(",")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +179,7 @@ def _admitted(line: Line, *, ended: bool) -> Beat | Settlement:
         started_ms=started_ms,
         first_ms=metered.first_ms,
         ended_ms=at_ms,
-        flags=_flags(line),
+        flags=line.all_flags,
     )
 
 
@@ -197,7 +217,7 @@ def _final(line: Line, facts: Facts, metered: Metered) -> _FinalCounts:
     finished = succeeded and metered.finished
     # Of several requests, cut off, one that failed says nothing of the others. Envoy
     # has no flag for a stream that ended with extproc.
-    is_cut = not finished and (bool(_flags(line)) or not metered.broke)
+    is_cut = not finished and (bool(line.all_flags) or not metered.broke)
     is_cut_stream = is_cut and facts.operation == Operation.INFER and facts.choices > 1
     broke = metered.broke and metered.is_empty and not is_cut_stream
     failed = (line.code and not succeeded) or broke
@@ -272,11 +292,7 @@ def _tokens_of(text_bytes: int, facts: Facts) -> int:
 def _reached_a_host(line: Line) -> bool:
     # UF: the connection failed, so no byte of the request was sent (Envoy's access
     # log documentation, RESPONSE_FLAGS).
-    return line.upstream_host is not None and "UF" not in _flags(line).split(",")
-
-
-def _flags(line: Line) -> str:
-    return "" if line.flags == _NO_FLAGS else line.flags
+    return line.upstream_host is not None and "UF" not in line.all_flags.split(",")
 
 
 def _count(text: str) -> int:

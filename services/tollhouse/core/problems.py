@@ -140,15 +140,19 @@ class Problem(Exception):
             **self.details,
         }
 
-    def body(self, dialect: Dialect = Dialect.OPENAI) -> bytes:
-        """The whole body; JSON but in gRPC, where it is the status' message."""
+    def body(self, dialect: Dialect = Dialect.OPENAI, trace_id: str = "") -> bytes:
+        """The whole body; JSON but in gRPC, where it is the status' message.
+
+        `trace_id` is what a client quotes when it asks why; "" where there is none.
+        """
+        trace = {"trace_id": trace_id} if trace_id else {}
         match dialect:
             case Dialect.OPENAI:
-                return msgspec.json.encode({"error": self.error()})
+                return msgspec.json.encode({"error": self.error() | trace})
             case Dialect.ANTHROPIC:
                 error = {"type": self.kind.anthropic_type, "message": self.message}
-                return msgspec.json.encode({"type": "error", "error": error})
+                return msgspec.json.encode({"type": "error", "error": error} | trace)
             case Dialect.TRITON:
-                return msgspec.json.encode({"error": self.message})
+                return msgspec.json.encode({"error": self.message} | trace)
             case Dialect.GRPC:
                 return self.message.encode()

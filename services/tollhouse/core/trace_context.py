@@ -1,7 +1,8 @@
 """Where something stands in a trace (W3C Trace Context, level 1)."""
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 # Version 00 knows these four fields; a later one may add others behind them
 # (https://www.w3.org/TR/trace-context/#versioning-of-traceparent).
@@ -12,8 +13,7 @@ _TRACEPARENT = re.compile(
 _SAMPLED = 1
 
 
-@dataclass(frozen=True, slots=True)
-class TraceContext:
+class TraceContext(msgspec.Struct, frozen=True):
     """One span, as others refer to it: ids in lower-case hex, 32 and 16 digits.
 
     `is_sampled`: whoever began the trace chose to keep it.

@@ -62,7 +62,8 @@ class Posting:
 
     `created_hour` is the hour of the exchange id's own time: it never changes, so a
     redelivery is always looked up where the first delivery was noted. An ADJUSTMENT
-    carries signed differences and the hour of the record that it corrects.
+    carries signed differences and the hour of the record that it corrects. `trace` is
+    the traceparent of one that is sampled, else empty; it counts for nothing.
     """
 
     record_id: str
@@ -72,6 +73,7 @@ class Posting:
     model: str
     hour: int
     usage: TokenUsage
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +86,19 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a batch of postings; durable once it is known."""
+    """What became of a batch of postings; durable once it is known.
+
+    `repeated`: the ids of those that were added before.
+    """
 
     applied: int
-    duplicates: int
+    repeated: tuple[str, ...] = ()
     rejected: tuple[Rejected, ...] = ()
+
+    @property
+    def duplicates(self) -> int:
+        """How many were added before."""
+        return len(self.repeated)
 
 
 @dataclass(frozen=True, slots=True)

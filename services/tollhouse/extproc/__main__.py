@@ -2,14 +2,16 @@
 
 import re
 
-from tollhouse.adapters import telemetry
+from tollhouse.adapters import metric_export, telemetry
 from tollhouse.adapters.address import Address
 from tollhouse.adapters.admission_notes import AdmissionNotes
 from tollhouse.adapters.configuration import ConfigurationError
+from tollhouse.adapters.exchange_metrics import ExchangeMetrics
 from tollhouse.adapters.grpc_server import serve
 from tollhouse.adapters.ledger import LedgerReader
 from tollhouse.adapters.ledger_rotation import Rotation
 from tollhouse.adapters.live import Live
+from tollhouse.adapters.loss_metrics import watch_lost_spans
 from tollhouse.adapters.metrics import Metrics
 from tollhouse.adapters.process import Process, StartError, read_settings, run
 from tollhouse.adapters.redis.client import Redis
@@ -19,12 +21,17 @@ from tollhouse.adapters.redis.outbox import Outbox
 from tollhouse.adapters.redis.positions import Positions
 from tollhouse.adapters.redis.workers import Workers
 from tollhouse.adapters.remote import Remote, RemoteSettings, open_remote
+from tollhouse.adapters.script_metrics import script_observer
 from tollhouse.adapters.tls import server_tls
 from tollhouse.adapters.tokenizer import Tokenizers
+from tollhouse.adapters.tracing import Tracing
 from tollhouse.core.experience import Experience
 from tollhouse.extproc.backends import Backends
 from tollhouse.extproc.config import Settings
+from tollhouse.extproc.drain import draining
+from tollhouse.extproc.endings import Endings
 from tollhouse.extproc.ladder import Ladder
+from tollhouse.extproc.last_lines import LastLines
 from tollhouse.extproc.learner import Learner
 from tollhouse.extproc.relay import Relay
 from tollhouse.extproc.servicer import SERVICE, ExternalProcessorServicer
@@ -50,12 +57,22 @@ async def main(process: Process) -> None:
     proof = _proof(settings)
     admin = _admin(settings)
     reader = _reader(settings)
+    worker = f"{settings.node}/{settings.worker}"
+    export = metric_export.open_export(process.name, worker)
+    tracing = Tracing.open(process.name, worker)
+    watch_lost_spans(export, lambda: tracing.lost)
     try:
-        redis = await Redis.connect(settings.redis_access)
+        redis = await Redis.connect(
+            settings.redis_access, observe=script_observer(export)
+        )
     except ValueError as error:
         raise StartError(f"TOLLHOUSE_REDIS_URL: {error}") from error
-    worker = f"{settings.node}/{settings.worker}"
-    metrics = Metrics.open(process.name, worker)
+    metrics = Metrics(export)
+    endings = Endings(
+        ExchangeMetrics(export),
+        tracing,
+        slow_seconds=lambda: live.catalog.telemetry.slow_seconds,
+    )
     limiter = Limiter(redis)
     workers = Workers(redis, worker, minimum=settings.min_workers)
     experience = Experience()
@@ -68,7 +85,10 @@ async def main(process: Process) -> None:
         redis,
         relay.notify,
         learn=learner.learn,
+        tell=endings.tell,
+        faulty=metrics.faulty,
     )
+    last_lines = LastLines(settler, relay, most_seconds=settings.finish_seconds)
     metrics.watch_ledger(reader.lag)
     notes = AdmissionNotes(settings.ledger, settings.worker)
     backends = Backends(admin, live)
@@ -85,33 +105,39 @@ async def main(process: Process) -> None:
         metrics=metrics,
         proof=proof,
         stopping=process.stopping,
+        tracing=tracing,
         down=lambda: backends.down,
     )
     try:
-        await serve(
-            process,
-            servicer.add_to,
-            settings.listen,
-            service_names=[SERVICE],
-            tls=tls,
-            background=[
-                settler.read,
-                settler.reap,
-                relay.run,
-                live.run,
-                workers.beat,
-                Refresher(redis, experience).run,
-                learner.run,
-                backends.run,
-                *rotation,
-            ],
-        )
+        with draining(settings, admin, last_lines.settle) as drain:
+            await serve(
+                process,
+                servicer.add_to,
+                settings.listen,
+                service_names=[SERVICE],
+                tls=tls,
+                health_listen=settings.health_listen,
+                finish=last_lines.finish,
+                background=[
+                    settler.read,
+                    settler.reap,
+                    relay.run,
+                    live.run,
+                    workers.beat,
+                    Refresher(redis, experience).run,
+                    learner.run,
+                    backends.run,
+                    *rotation,
+                    *drain,
+                ],
+            )
         await servicer.drain()
     finally:
         notes.close()
         reader.close()
         await redis.close()
-        metrics.close()
+        tracing.close()
+        metric_export.close_export(export)
 
 
 def _proof(settings: Settings) -> bytes:

@@ -3,15 +3,49 @@
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tollhouse.adapters.grpc_server import HealthSettings
 from tollhouse.adapters.ledger_rotation import LARGEST_BYTES
 from tollhouse.adapters.redis.settings import RedisSettings
 from tollhouse.adapters.telemetry import Level
 from tollhouse.adapters.tls import TlsSettings
 
 
-class Settings(RedisSettings, TlsSettings):
+class DrainSettings(BaseSettings):
+    """Settings of how this process's Envoy and the process itself come to their end."""
+
+    drain_listen: str | None = Field(
+        None,
+        description="where `GET /drain` is answered, for a preStop hook: host:port or "
+        "unix:/path; it takes ENVOY_ADMIN, and host:port takes DRAIN_PERMIT",
+    )
+    drain_permit: Path | None = Field(
+        None,
+        description="file without which nobody can drain; a preStop hook of this "
+        "container makes it",
+    )
+    drain_notice_seconds: float = Field(
+        5.0,
+        ge=0,
+        description="how long load balancers get to notice that Envoy is to end: once "
+        "before its readiness fails, once after",
+    )
+    drain_seconds: float = Field(
+        1220.0,
+        gt=0,
+        description="longest drain; with FINISH_SECONDS it must be below "
+        "terminationGracePeriodSeconds. By default twice the longest stream (600 s): a "
+        "connection that has one when the drain begins may ask for another",
+    )
+    finish_seconds: float = Field(
+        15.0,
+        gt=0,
+        description="how long a process that stops may settle what is left",
+    )
+
+
+class Settings(RedisSettings, TlsSettings, HealthSettings, DrainSettings):
     """Read once, at start, from the environment."""
 
     model_config = SettingsConfigDict(env_prefix="TOLLHOUSE_", frozen=True)

@@ -6,13 +6,11 @@ HeaderValue contract). Replies are serialised here; the server sends bytes.
 """
 
 import re
-from base64 import b64encode
 from collections.abc import Mapping
 from functools import lru_cache
 
-from google.rpc import error_details_pb2, status_pb2
-
 from tollhouse.adapters.grpc_calls import InferCall, ModelCall
+from tollhouse.adapters.grpc_status import to_binary_header, to_pb_status
 from tollhouse.core.admission_messages import (
     Admit,
     Answer,
@@ -173,30 +171,20 @@ def to_pb_hold(seconds: float) -> bytes:
     return response.SerializeToString()
 
 
-def to_pb_problem(problem: Problem, dialect: Dialect) -> bytes:
+def to_pb_problem(problem: Problem, dialect: Dialect, trace_id: str) -> bytes:
     """Our own refusal, as the client's API words it."""
+    body = problem.body(dialect, trace_id)
     if dialect is not Dialect.GRPC:
-        return _immediate(problem.status, problem.body(dialect), problem.headers)
+        return _immediate(problem.status, body, problem.headers)
     response = ext_proc.ProcessingResponse()
     immediate = response.immediate_response
     immediate.status.code = problem.status  # type: ignore[assignment]  # HTTP's numbers
     # Without it Envoy makes UNAVAILABLE of a 429, which clients retry at once.
     immediate.grpc_status.status = problem.kind.grpc_status
-    immediate.body = problem.body(dialect)  # becomes grpc-message
-    set_headers(immediate.headers, {"grpc-status-details-bin": grpc_details(problem)})
+    immediate.body = body  # becomes grpc-message
+    details = to_binary_header(to_pb_status(problem, trace_id))
+    set_headers(immediate.headers, {"grpc-status-details-bin": details})
     return response.SerializeToString()
-
-
-def grpc_details(problem: Problem) -> bytes:
-    """The value of `grpc-status-details-bin`, which says when a retry fits."""
-    status = status_pb2.Status(code=problem.kind.grpc_status, message=problem.message)
-    wait_ms = problem.headers.get("retry-after-ms")
-    if wait_ms is not None:
-        retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromMilliseconds(int(wait_ms))
-        status.details.add().Pack(retry)
-    # Richer errors: https://grpc.io/docs/guides/error/; -bin values are base64.
-    return b64encode(status.SerializeToString()).rstrip(b"=")
 
 
 def _immediate(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
@@ -222,13 +210,15 @@ def set_headers(
 
 def read_headers(message: ext_proc.ProcessingRequest) -> RequestHeaders:
     """Read a headers message. Raises ProtocolError where authz did not run."""
-    method = path = ""
+    method = path = request_id = ""
     is_grpc, head = False, None
     for header in message.request_headers.headers.headers:
         if header.key == ":path":
             path = header.raw_value.decode("latin-1").partition("?")[0]
         elif header.key == ":method":
             method = header.raw_value.decode("latin-1")
+        elif header.key == "x-request-id":
+            request_id = header.raw_value.decode("latin-1")
         elif header.key == "content-type":
             is_grpc = _GRPC.fullmatch(header.raw_value) is not None
         elif header.key == HEAD:
@@ -239,6 +229,7 @@ def read_headers(message: ext_proc.ProcessingRequest) -> RequestHeaders:
         path=path,
         is_grpc=is_grpc,
         head=head,
+        request_id=request_id,
         principal=_principal(message.metadata_context),
         has_body=not message.request_headers.end_of_stream,
     )

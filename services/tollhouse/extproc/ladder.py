@@ -30,6 +30,7 @@ from tollhouse.core.ledger import admission_line
 from tollhouse.core.local import LocalLimits
 from tollhouse.core.problems import Unavailable
 from tollhouse.core.reservation import Granted, Refused, Reservation
+from tollhouse.extproc.trail import Trail
 
 _log = structlog.get_logger()
 
@@ -61,7 +62,7 @@ class Ladder:
         self._plans = {it: _Plans(it) for it in RedisDown}
 
     async def reserve(
-        self, reservation: Reservation, redis_down: RedisDown
+        self, reservation: Reservation, redis_down: RedisDown, trail: Trail
     ) -> Granted | Refused:
         """Take the estimate from every limit at once, or from none.
 
@@ -71,10 +72,13 @@ class Ladder:
         plans = self._plans[redis_down]
         permit = plans.breaker.ask(self._clock())
         if permit is None:
-            return self._without(reservation, plans, Unavailable("Redis is left alone"))
+            alone = Unavailable("Redis is left alone")
+            return self._without(reservation, plans, alone, trail)
         try:
             verdict = await self._limiter.reserve(
-                reservation, budget_seconds=BUDGET_SECONDS[redis_down]
+                reservation,
+                budget_seconds=BUDGET_SECONDS[redis_down],
+                observe=trail.ran,
             )
         except Unavailable as error:
             if not error.transient:
@@ -82,29 +86,33 @@ class Ladder:
                 raise
             if not error.ours:
                 plans.failed(permit, self._clock(), error)
-            return self._without(reservation, plans, error)
+            return self._without(reservation, plans, error, trail)
         plans.succeeded(permit, self._clock())
         self._local.remember(reservation, verdict, self._now_ms())
-        self._judged(reservation, Rung.SHARED)
+        self._judged(reservation, Rung.SHARED, trail)
         return verdict
 
-    async def release(self, reservation: Reservation) -> None:
+    async def release(self, reservation: Reservation, trail: Trail) -> None:
         """Give back all a reservation took, whether it was granted or not.
 
         Does nothing while Redis is left alone, and may raise Unavailable: the ledger's
         end line, which has no `admitted`, releases it then.
         """
         if not any(plans.breaker.is_open for plans in self._plans.values()):
-            await self._limiter.release(reservation)
+            await self._limiter.release(reservation, observe=trail.ran)
 
     def _without(
-        self, reservation: Reservation, plans: "_Plans", error: Unavailable
+        self,
+        reservation: Reservation,
+        plans: "_Plans",
+        error: Unavailable,
+        trail: Trail,
     ) -> Granted | Refused:
         if plans.redis_down is RedisDown.DENY:
             plans.denied += 1
-            self._judged(reservation, Rung.DENIED)
+            self._judged(reservation, Rung.DENIED, trail)
             raise error
-        self._judged(reservation, Rung.LOCAL)
+        self._judged(reservation, Rung.LOCAL, trail)
         verdict = self._local.reserve(reservation, self._workers.share, self._now_ms())
         if isinstance(verdict, Granted):
             plans.granted += 1
@@ -115,8 +123,9 @@ class Ladder:
             plans.refused += 1
         return verdict
 
-    def _judged(self, reservation: Reservation, by: Rung) -> None:
+    def _judged(self, reservation: Reservation, by: Rung, trail: Trail) -> None:
         facts = reservation.facts
+        trail.rung = by
         self._metrics.judged(by, facts.served_model, facts.plan)
 
     def _now_ms(self) -> int:

@@ -27,6 +27,7 @@ MOST_HELD = 2000
 """Records in memory at once, about 3 MB; more wait in the outbox."""
 
 _RETRY_SECONDS = 0.5
+_FLUSH_LOOK_SECONDS = 0.02
 
 _Places = Sequence[tuple[int, bytes]]
 
@@ -76,6 +77,16 @@ class Relay:
         if self._lingering is None:
             loop = asyncio.get_running_loop()
             self._lingering = loop.call_later(self._linger_seconds, self._wake)
+
+    async def flushed(self) -> None:
+        """Return when all that is known to wait is delivered, or the aggregator away.
+
+        What is then left stays in the outbox, for another relay.
+        """
+        while self._courier.is_connected and (  # noqa: ASYNC110 - once, at the end
+            self._held or self._has_places()
+        ):
+            await asyncio.sleep(_FLUSH_LOOK_SECONDS)
 
     def _wake(self) -> None:
         self._lingering = None

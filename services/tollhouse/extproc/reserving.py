@@ -9,11 +9,14 @@ from dataclasses import replace
 import structlog
 
 from tollhouse.adapters.metrics import Metrics
-from tollhouse.core.admission_messages import Reserve
+from tollhouse.adapters.tracing import Tracing
+from tollhouse.core.admission_messages import Command, Release, Reserve
 from tollhouse.core.limits import Measure
 from tollhouse.core.problems import Kind, Problem, Unavailable
 from tollhouse.core.reservation import Granted, Refused, Reservation
+from tollhouse.core.stream_admission import StreamCommand
 from tollhouse.extproc.ladder import Ladder
+from tollhouse.extproc.trail import Trail
 
 _log = structlog.get_logger()
 
@@ -37,9 +40,10 @@ MOST_HELD_OF_TENANT = 32
 class Reserving:
     """What all requests of a worker have in common when they ask for room."""
 
-    def __init__(self, ladder: Ladder, metrics: Metrics) -> None:
+    def __init__(self, ladder: Ladder, metrics: Metrics, tracing: Tracing) -> None:
         self._ladder = ladder
         self._metrics = metrics
+        self._tracing = tracing
         self._failed_for: str | None = None
         self._held = Counter[str]()
         self._releases: set[asyncio.Task[None]] = set()
@@ -48,11 +52,12 @@ class Reserving:
         """Wait for the releases under way; call it once the server has stopped."""
         await asyncio.gather(*self._releases)
 
-    async def reserve(self, command: Reserve) -> Verdict:
+    async def reserve(self, command: Reserve, trail: Trail) -> Verdict:
         """Ask once."""
+        trail.reservation = command.reservation
         try:
             verdict = await self._ladder.reserve(
-                command.reservation, command.redis_down
+                command.reservation, command.redis_down, trail
             )
         except Unavailable as error:
             # Of the others the ladder tells; these would fill the log as well.
@@ -63,10 +68,11 @@ class Reserving:
         self._failed_for = None
         return verdict
 
-    async def hold(self, command: Reserve) -> Verdict:
+    async def hold(self, command: Reserve, trail: Trail) -> Verdict:
         """Ask again until there is room, something else refuses, or the time is up."""
         clock = asyncio.get_running_loop().time
-        until = clock() + command.hold_seconds
+        since = clock()
+        until = since + command.hold_seconds
         held = Reserve(
             replace(command.reservation, is_held=True),
             command.redis_down,
@@ -74,8 +80,9 @@ class Reserving:
         )
         while True:
             await asyncio.sleep(min(HOLD_STEP_SECONDS, max(0, until - clock())))
-            verdict = await self.reserve(held)
+            verdict = await self.reserve(held, trail)
             if not may_be_held(verdict, held) or clock() >= until:
+                trail.held_seconds += clock() - since
                 return verdict
 
     @contextlib.contextmanager
@@ -93,11 +100,12 @@ class Reserving:
             if not held[tenant]:
                 del held[tenant]
 
-    def count(self, verdict: Verdict, reservation: Reservation) -> None:
+    def count(self, verdict: Verdict, reservation: Reservation, trail: Trail) -> None:
         """Tell operators which limits bind."""
         facts = reservation.facts
         match verdict:
             case Refused(limit):
+                trail.limit = limit
                 self._metrics.refused(limit, facts.served_model, facts.plan)
             case Granted(shadowed=limits):
                 for limit in limits:
@@ -111,16 +119,23 @@ class Reserving:
                         measure=limit.measure.name.lower(),
                     )
 
-    def release_later(self, reservation: Reservation) -> None:
-        """Give a reservation back in the background."""
-        task = asyncio.create_task(self._release(reservation))
+    def end(self, ending: Command | StreamCommand | None, trail: Trail) -> None:
+        """Tell of an admission that is over; first do what its end commands, if any.
+
+        That is to give its reservation back, in the background.
+        """
+        if not isinstance(ending, Release):
+            trail.tell(self._tracing)
+            return
+        task = asyncio.create_task(self._release(ending.reservation, trail))
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
 
-    async def _release(self, reservation: Reservation) -> None:
+    async def _release(self, reservation: Reservation, trail: Trail) -> None:
         # Else the ledger's end line, which has no `admitted`, releases it later.
         with contextlib.suppress(Unavailable):
-            await self._ladder.release(reservation)
+            await self._ladder.release(reservation, trail)
+        trail.tell(self._tracing)
 
 
 def may_be_held(verdict: Verdict, command: Reserve) -> bool:

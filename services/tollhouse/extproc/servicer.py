@@ -14,10 +14,12 @@ from collections.abc import Set as AbstractSet
 
 import grpc
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from tollhouse.adapters.live import Live
 from tollhouse.adapters.metrics import Metrics
 from tollhouse.adapters.tokenizer import Tokenizers
+from tollhouse.adapters.tracing import Tracing, context_of
 from tollhouse.core.admission import Admission
 from tollhouse.core.admission_messages import (
     Admit,
@@ -27,7 +29,6 @@ from tollhouse.core.admission_messages import (
     Identify,
     ReadOn,
     Refuse,
-    Release,
     RequestHeaders,
     ReservationAnswered,
     Reserve,
@@ -54,6 +55,7 @@ from tollhouse.extproc.ladder import Ladder
 from tollhouse.extproc.reserving import AWAY, Reserving, Verdict, may_be_held
 from tollhouse.extproc.stream_convert import is_of_stream
 from tollhouse.extproc.streams import Streams
+from tollhouse.extproc.trail import Outcome, Trail
 from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 _log = structlog.get_logger()
@@ -76,6 +78,7 @@ class ExternalProcessorServicer:
         ladder: Ladder,
         metrics: Metrics,
         proof: bytes,
+        tracing: Tracing,
         down: Callable[[], AbstractSet[str]] = frozenset,
         stopping: asyncio.Event | None = None,
     ) -> None:
@@ -86,7 +89,7 @@ class ExternalProcessorServicer:
         self._live = live
         self._experience = experience
         self._tokenizers = tokenizers
-        self._reserving = Reserving(ladder, metrics)
+        self._reserving = Reserving(ladder, metrics, tracing)
         self._streams = Streams(
             self._begin, self._reserving, proof, stopping or asyncio.Event()
         )
@@ -113,79 +116,102 @@ class ExternalProcessorServicer:
     ) -> AsyncIterator[bytes]:
         """Run one admission over one stream, or that of a stream of requests."""
         id_ = exchange_id(time.time_ns() // 1_000_000, os.urandom(10))
+        # Of this call, which is Envoy's: what the client sent is no word of Envoy's.
+        trail = Trail(context_of(context.invocation_metadata() or ()))
+        # Of this call alone: it is a task of its own, which begins without any.
+        bind_contextvars(exchange_id=id_, trace_id=trail.trace_id)
         is_over = False
         try:
-            async for reply in self._replies(id_, messages):
+            first = await anext(messages, None)
+            if first is not None and is_of_stream(first):
+                replies = self._streams.serve(first, messages, trail)
+            else:
+                replies = self._replies(id_, first, messages, trail)
+            async for reply in replies:
                 if reply is None:
                     is_over = True
                 else:
                     yield reply
         except ProtocolError as error:
-            _log.error("admission.failed", exchange_id=id_, reason=str(error))
+            _log.error("admission.failed", reason=str(error))
         except Exception:  # noqa: BLE001 - the boundary: a bug is a 503, and logged
-            _log.exception("admission.failed", exchange_id=id_)
+            _log.exception("admission.failed")
         if not is_over:
             # Without an answer, where an OK would be a free ride.
             await context.abort(grpc.StatusCode.INTERNAL, "not admitted")
 
     async def _replies(
-        self, id_: ExchangeId, messages: AsyncIterator[ext_proc.ProcessingRequest]
+        self,
+        id_: ExchangeId,
+        message: ext_proc.ProcessingRequest | None,
+        further: AsyncIterator[ext_proc.ProcessingRequest],
+        trail: Trail,
     ) -> AsyncIterator[bytes | None]:
         """Yield the replies, in the end None: hang up with OK."""
-        admission = self._begin(id_)
+        admission = self._begin(id_, trail)
         reserving, headers = self._reserving, None
         dialect = Dialect.OPENAI
         try:
-            async for message in messages:
-                if is_of_stream(message):
-                    async for reply in self._streams.serve(message, messages):
-                        yield reply
-                    return
+            while message is not None:
                 event = from_pb_request(message, headers)
                 if isinstance(event, RequestHeaders):
-                    headers = event
+                    headers, trail.principal = event, event.principal
+                    bind_contextvars(request_id=event.request_id)
                     dialect = Dialect.GRPC if event.is_grpc else dialect_of(event.path)
                 command = await self._counted(admission, admission.receive(event))
                 if isinstance(command, Reserve):
-                    verdict = await reserving.reserve(command)
+                    verdict = await reserving.reserve(command, trail)
                     if may_be_held(verdict, command):
                         with reserving.place(command.reservation.facts.tenant) as free:
                             if free:
                                 yield to_pb_hold(command.hold_seconds)
-                                verdict = await reserving.hold(command)
-                    reserving.count(verdict, command.reservation)
+                                verdict = await reserving.hold(command, trail)
+                    reserving.count(verdict, command.reservation, trail)
                     command = _told(admission, verdict)
-                yield self._reply(command, id_, dialect)
+                yield self._reply(command, id_, dialect, trail)
                 if not _goes_on(command):
                     yield None
                     return
+                message = await anext(further, None)
+        except Exception:
+            trail.outcome = Outcome.FAILED
+            raise
         finally:
-            ending = admission.receive(StreamEnded())
-            if isinstance(ending, Release):
-                reserving.release_later(ending.reservation)
+            reserving.end(admission.receive(StreamEnded()), trail)
 
-    def _begin(self, id_: ExchangeId) -> Admission:
-        return Admission(id_, self._live.catalog, self._experience, self._down())
+    def _begin(self, id_: ExchangeId, trail: Trail) -> Admission:
+        return Admission(
+            id_, self._live.catalog, self._experience, self._down(), trail.traceparent
+        )
 
     async def drain(self) -> None:
         """Wait for the releases under way; call it once the server has stopped."""
         await self._reserving.drain()
 
-    def _reply(self, command: Command | None, id_: str, dialect: Dialect) -> bytes:
+    def _reply(
+        self, command: Command | None, id_: str, dialect: Dialect, trail: Trail
+    ) -> bytes:
         match command:
             case Identify():
+                trail.exchange_id = id_
+                if command.is_all:
+                    trail.outcome = Outcome.NAMED
                 return to_pb_identify(command)
             case ReadOn():
                 return to_pb_read_on()
             case Admit():
+                trail.outcome = Outcome.ADMITTED
                 return to_pb_admit(command, id_, self._proof)
             case Pass():
+                trail.outcome = Outcome.PASSED
                 return to_pb_pass(command, self._proof)
             case Answer():
+                trail.outcome = Outcome.ANSWERED
                 return to_pb_answer(command)
             case Refuse(problem):
+                trail.refused(problem)
                 _report(problem, id_)
-                return to_pb_problem(problem, dialect)
+                return to_pb_problem(problem, dialect, trail.trace_id)
             case _:
                 raise ProtocolError(f"no reply for {type(command).__name__}")
 

@@ -13,9 +13,12 @@ from typing import TypeVar
 import structlog
 
 from tollhouse.adapters.ledger import LedgerReader
+from tollhouse.adapters.metrics import Fault
 from tollhouse.adapters.redis.client import Redis, RedisReplyError
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.positions import Positions
+from tollhouse.adapters.redis.shards import shard
+from tollhouse.core.ending import Ending, ending, reaped
 from tollhouse.core.exchange import Beat, Release, Settlement
 from tollhouse.core.ledger import judge, parse
 from tollhouse.core.problems import ProtocolError, Unavailable
@@ -24,15 +27,21 @@ _log = structlog.get_logger()
 
 _T = TypeVar("_T")
 
+Tell = Callable[[Sequence[Ending], int, int], None]
+"""Is handed what ended, and from when until when Redis was told of it (Unix ns)."""
+
 POLL_SECONDS = 0.05
 LOCK_SECONDS = 1.0
 RETRY_SECONDS = 0.25
+TOLD_AT_ONCE = 32
+"""Of a backlog: a few milliseconds of the worker's event loop."""
 
 
 class Settler:
     """The loop over one ledger.
 
-    `learn` is handed what was settled; it must neither wait nor raise.
+    `learn` is handed what was settled, `tell` all that ended and is news, `faulty` what
+    was wrong with a line; they must neither wait nor raise.
     `grace_seconds` is how long Redis must be back before leases count as expired: two
     beats, so that every settler has told it about the exchanges that still run.
     """
@@ -46,6 +55,8 @@ class Settler:
         settled: Callable[[set[int]], None],
         *,
         learn: Callable[[Sequence[Settlement]], None],
+        tell: Tell,
+        faulty: Callable[[Fault], None] = lambda _: None,
         reap_seconds: float = 5.0,
         grace_seconds: float = 10.0,
     ) -> None:
@@ -55,9 +66,22 @@ class Settler:
         self._redis = redis
         self._settled = settled
         self._learn = learn
+        self._tell = tell
+        self._faulty = faulty
         self._reap_seconds = reap_seconds
         self._grace_seconds = grace_seconds
         self._caught_up = False
+        self._at_end = asyncio.Event()
+
+    async def settled(self) -> None:
+        """Return when what stands in the ledger now is settled, while `read` runs.
+
+        At once where another process reads it: that one has to be asked.
+        """
+        if not self._reader.lock():
+            return
+        self._at_end.clear()
+        await self._at_end.wait()
 
     async def read(self) -> None:
         """Follow the ledger for as long as the process lives."""
@@ -73,6 +97,7 @@ class Settler:
                 await self._until_available(self._save)
             else:
                 self._caught_up = True
+                self._at_end.set()
                 await asyncio.sleep(POLL_SECONDS)
 
     async def _save(self) -> None:
@@ -89,60 +114,91 @@ class Settler:
                 continue
             if time.monotonic() - since < self._grace_seconds:
                 continue
+            started_ns = time.time_ns()
             try:
-                shards = await self._limiter.reap_expired()
+                closed = await self._limiter.reap_expired()
             except Unavailable as error:
                 _log.warning("reap.failed", reason=str(error))
             except RedisReplyError as error:
                 # Of one exchange; the others that were looked at are done.
                 _log.error("reap.failed", reason=error.code)
             else:
-                self._settled(shards)
+                self._notify(closed)
+                self._tell(list(map(reaped, closed)), started_ns, time.time_ns())
 
     async def _settle(self, lines: list[bytes]) -> None:
         releases: list[Release] = []
         beats: list[Beat] = []
         settlements: list[Settlement] = []
+        ended: list[Ending] = []
         for raw in lines:
             try:
-                entry = judge(parse(raw))
+                line = parse(raw)
+                entry = judge(line)
             except ProtocolError as error:
                 # Text we can't read names no exchange; its lease expires and it is
                 # reaped, so it is still billed once.
                 _log.error("line.misread", reason=str(error), bytes=len(raw))
+                self._faulty(Fault.MISREAD)
                 continue
             match entry:
                 case Release():
                     releases.append(entry)
+                    ended.append(ending(line, entry))
                 case Beat():
                     beats.append(entry)
                 case Settlement():
                     settlements.append(entry)
+                    ended.append(ending(line, entry))
+        started_ns = time.time_ns()
+        new = await self._apply_all(releases, beats, settlements)
+        self._learn(settlements)
+        news = [it for it in ended if it.settlement is None or it.exchange_id in new]
+        ended_ns = time.time_ns()
+        for at in range(0, len(news), TOLD_AT_ONCE):
+            if at:
+                await asyncio.sleep(0)
+            self._tell(news[at : at + TOLD_AT_ONCE], started_ns, ended_ns)
+
+    async def _apply_all(
+        self,
+        releases: Sequence[Release],
+        beats: Sequence[Beat],
+        settlements: Sequence[Settlement],
+    ) -> set[str]:
+        """Return the ids of those that were not settled before, as far as is known."""
         try:
-            await self._apply(releases, beats, settlements)
+            return await self._apply(releases, beats, settlements)
         except RedisReplyError as error:
             _log.error("lines.failed", reason=error.code)
-            # A key somebody broke, of one tenant as a rule: it must not stand in the
-            # way of all the others, so each line is tried alone.
-            for release in releases:
-                await self._apply_alone(release.exchange_id, [release], [], [])
-            for beat in beats:
-                await self._apply_alone(beat.exchange_id, [], [beat], [])
-            for settlement in settlements:
-                await self._apply_alone(settlement.exchange_id, [], [], [settlement])
-        self._learn(settlements)
+        # A key somebody broke, of one tenant as a rule: it must not stand in the way of
+        # all the others, so each line is tried alone.
+        for release in releases:
+            await self._apply_alone(release.exchange_id, [release], [], [])
+        for beat in beats:
+            await self._apply_alone(beat.exchange_id, [], [beat], [])
+        for settlement in settlements:
+            await self._apply_alone(settlement.exchange_id, [], [], [settlement])
+        return {it.exchange_id for it in settlements}
 
     async def _apply(
         self,
         releases: Sequence[Release],
         beats: Sequence[Beat],
         settlements: Sequence[Settlement],
-    ) -> None:
-        self._settled(
-            await self._until_available(
-                lambda: self._limiter.apply(releases, beats, settlements)
-            )
-        )
+    ) -> set[str]:
+        tries = 0
+
+        async def apply() -> list[Settlement]:
+            nonlocal tries
+            tries += 1
+            return await self._limiter.apply(releases, beats, settlements)
+
+        written = await self._until_available(apply)
+        self._notify(written)
+        # What was settled before may have been so by a try whose answer was lost.
+        new = written if tries == 1 else settlements
+        return {it.exchange_id for it in new}
 
     async def _apply_alone(
         self,
@@ -155,6 +211,10 @@ class Settler:
             await self._apply(releases, beats, settlements)
         except RedisReplyError as error:
             _log.error("line.failed", exchange_id=exchange_id, reason=error.code)
+            self._faulty(Fault.FAILED)
+
+    def _notify(self, written: Sequence[Settlement]) -> None:
+        self._settled({shard(it.facts.tenant) for it in written})
 
     async def _until_available(self, step: Callable[[], Awaitable[_T]]) -> _T:
         while True:

@@ -7,12 +7,13 @@ goes on is sent in pieces of ours, whenever it was judged.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tollhouse.adapters.grpc_status import to_binary_header, to_pb_status
 from tollhouse.core.admission_messages import Admit, RequestHeaders
 from tollhouse.core.ids import ExchangeId
 from tollhouse.core.problems import Problem, ProtocolError
 from tollhouse.core.ratelimit import quota_fields
 from tollhouse.core.usage import Facts
-from tollhouse.extproc.convert import grpc_details, read_headers, set_headers
+from tollhouse.extproc.convert import read_headers, set_headers
 from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 _OURS = "tollhouse"
@@ -98,15 +99,16 @@ def to_pb_end(message: ext_proc.ProcessingRequest | None = None) -> bytes:
     return response.SerializeToString()
 
 
-def to_pb_stop(problem: Problem) -> bytes:
+def to_pb_stop(problem: Problem, trace_id: str) -> bytes:
     """Nothing more goes on, and when what did is answered, the client is told why."""
     response = ext_proc.ProcessingResponse()
     mutation = response.request_body.response.body_mutation
     mutation.streamed_response.end_of_stream = True
+    details = to_binary_header(to_pb_status(problem, trace_id))
     refusal = {
         "grpc_status": str(problem.kind.grpc_status),
         "grpc_message": problem.message,
-        "grpc_status_details_bin": grpc_details(problem).decode(),
+        "grpc_status_details_bin": details.decode(),
     }
     _put(response, REFUSAL, refusal)
     return response.SerializeToString()

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from tollhouse.adapters.grpc_frames import Frames, framed
 from tollhouse.adapters.infer_messages import InferMessage
@@ -50,6 +51,7 @@ from tollhouse.extproc.stream_convert import (
     to_pb_piece,
     to_pb_stop,
 )
+from tollhouse.extproc.trail import Outcome, Trail
 from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 _log = structlog.get_logger()
@@ -73,7 +75,7 @@ class Streams:
 
     def __init__(
         self,
-        begin: Callable[[ExchangeId], Admission],
+        begin: Callable[[ExchangeId, Trail], Admission],
         reserving: Reserving,
         proof: bytes,
         stopping: asyncio.Event,
@@ -87,21 +89,24 @@ class Streams:
         self,
         opening: ext_proc.ProcessingRequest,
         messages: AsyncIterator[ext_proc.ProcessingRequest],
+        trail: Trail,
     ) -> AsyncIterator[bytes | None]:
         """Yield the replies, in the end None: hang up with OK.
 
         Ends without it when the stream broke off; what is left of it is not ours.
         """
         headers, id_ = from_pb_opening(opening)
-        admission = StreamAdmission(headers, lambda: self._begin(id_))
+        trail.principal, trail.exchange_id = headers.principal, id_
+        bind_contextvars(exchange_id=id_, request_id=headers.request_id)
+        admission = StreamAdmission(headers, lambda: self._begin(id_, trail))
         reader = _Reader(id_)
         try:
             async with contextlib.aclosing(self._until_stopping(messages)) as coming:
                 async for message in coming:
                     is_swallowed = admission.state is State.STOPPED
                     for event in () if is_swallowed else reader.events(message):
-                        command = await self._command(admission, event)
-                        for reply in self._replies(command, reader, message):
+                        command = await self._command(admission, event, trail)
+                        for reply in self._replies(command, reader, message, trail):
                             yield reply
                         if isinstance(command, Refuse | Finish):
                             yield None
@@ -110,10 +115,11 @@ class Streams:
                         # The end went on: Envoy needs nobody for what is left.
                         yield None
                         return
+        except Exception:
+            trail.outcome = Outcome.FAILED
+            raise
         finally:
-            ending = admission.receive(StreamEnded())
-            if isinstance(ending, Release):
-                self._reserving.release_later(ending.reservation)
+            self._reserving.end(admission.receive(StreamEnded()), trail)
 
     async def _until_stopping(
         self, messages: AsyncIterator[ext_proc.ProcessingRequest]
@@ -140,24 +146,24 @@ class Streams:
                 coming.cancel()
 
     async def _command(
-        self, admission: StreamAdmission, event: StreamEvent
+        self, admission: StreamAdmission, event: StreamEvent, trail: Trail
     ) -> StreamCommand | None:
         command = admission.receive(event)
         if not isinstance(command, Reserve):
             return command
-        verdict = await self._verdict(command)
+        verdict = await self._verdict(command, trail)
         if verdict is None:
             return admission.receive(Broken(AWAY))
         return admission.receive(ReservationAnswered(verdict))
 
-    async def _verdict(self, command: Reserve) -> Verdict:
+    async def _verdict(self, command: Reserve, trail: Trail) -> Verdict:
         reserving = self._reserving
-        verdict = await reserving.reserve(command)
+        verdict = await reserving.reserve(command, trail)
         if may_be_held(verdict, command):
             with reserving.place(command.reservation.facts.tenant) as is_free:
                 if is_free:
-                    verdict = await reserving.hold(command)
-        reserving.count(verdict, command.reservation)
+                    verdict = await reserving.hold(command, trail)
+        reserving.count(verdict, command.reservation, trail)
         return verdict
 
     def _replies(
@@ -165,27 +171,31 @@ class Streams:
         command: StreamCommand | None,
         reader: "_Reader",
         message: ext_proc.ProcessingRequest | None,
+        trail: Trail,
     ) -> Iterator[bytes]:
         match command:
             case None:
                 return
             case Open(admit):
+                trail.outcome = Outcome.ADMITTED
                 yield to_pb_open(admit, reader.exchange_id, self._proof)
                 yield to_pb_piece(reader.written(admit))
             case Forward(admit):
                 yield to_pb_piece(reader.written(admit), admit.facts)
             case Stop(problem):
-                yield to_pb_stop(problem)
+                trail.refused(problem)
+                yield to_pb_stop(problem, trail.trace_id)
             case Finish():
                 yield to_pb_end(message)
             case Refuse(problem):
+                trail.refused(problem)
                 if problem.kind is Kind.UNAVAILABLE and problem not in _USUAL:
                     _log.error(
                         "admission.refused",
                         exchange_id=reader.exchange_id,
                         reason=problem.message,
                     )
-                yield to_pb_problem(problem, Dialect.GRPC)
+                yield to_pb_problem(problem, Dialect.GRPC, trail.trace_id)
             case Reserve() | Release():
                 raise ProtocolError(f"no reply for {type(command).__name__}")
 

@@ -1,10 +1,13 @@
 """python -m tollhouse.frontend: APIs of chats beside one Triton server."""
 
 import time
+import uuid
 
-from tollhouse.adapters import telemetry
+from tollhouse.adapters import metric_export, telemetry
 from tollhouse.adapters.http_server import serve
+from tollhouse.adapters.loss_metrics import watch_lost_spans
 from tollhouse.adapters.process import Process, read_settings, run
+from tollhouse.adapters.tracing import Tracing
 from tollhouse.adapters.triton import Patience, Triton
 from tollhouse.frontend.app import Application
 from tollhouse.frontend.config import ModelSection, Settings, load_models
@@ -40,13 +43,19 @@ async def main(process: Process) -> None:
         first=settings.first_token_timeout_seconds,
         next=settings.inter_token_timeout_seconds,
     )
-    application = Application(Service(models, triton, patience))
+    instance = str(uuid.uuid4())
+    tracing = Tracing.open(process.name, instance)
+    export = metric_export.open_export(process.name, instance)
+    watch_lost_spans(export, lambda: tracing.lost)
+    application = Application(Service(models, triton, patience), tracing)
     try:
         await serve(
             process, application, settings.listen, drain_seconds=settings.drain_seconds
         )
     finally:
         await triton.close()
+        tracing.close()
+        metric_export.close_export(export)
 
 
 if __name__ == "__main__":

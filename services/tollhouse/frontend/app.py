@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from tollhouse.adapters import conventions as names
 from tollhouse.adapters.asgi import (
     BodyTooLarge,
     CallerLeft,
@@ -21,6 +22,8 @@ from tollhouse.adapters.asgi import (
     read_body,
     respond,
 )
+from tollhouse.adapters.tracing import Tracing, Value
+from tollhouse.core.catalog import Operation
 from tollhouse.core.model_list import model_list
 from tollhouse.core.problems import Kind, Problem, Unavailable
 from tollhouse.core.surface import dialect_of
@@ -34,6 +37,7 @@ from tollhouse.frontend.request import Request
 from tollhouse.frontend.responses_form import ResponsesForm
 from tollhouse.frontend.responses_request import parse_response
 from tollhouse.frontend.service import Prepared, Service
+from tollhouse.frontend.trail import Trail, error_type
 
 MAX_BODY_BYTES = 8 << 20
 """More than Envoy lets through (3 MiB): it only bounds callers without an Envoy."""
@@ -46,15 +50,15 @@ class _Api:
     parse: Callable[[bytes], Request]
     form: Callable[[Request, str, int], Form]
     """From the request, the exchange's id, and the time it came."""
+    operation: Operation
 
 
 _APIS = {
-    "/v1/chat/completions": _Api(parse_chat, ChatForm),
-    "/v1/completions": _Api(parse_completion, ChatForm),
-    "/v1/responses": _Api(parse_response, ResponsesForm),
-    "/v1/messages": _Api(parse_message, MessagesForm),
+    "/v1/chat/completions": _Api(parse_chat, ChatForm, Operation.CHAT),
+    "/v1/completions": _Api(parse_completion, ChatForm, Operation.COMPLETIONS),
+    "/v1/responses": _Api(parse_response, ResponsesForm, Operation.RESPONSES),
+    "/v1/messages": _Api(parse_message, MessagesForm, Operation.MESSAGES),
 }
-_SERVER_ERROR = 500
 _SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -68,14 +72,17 @@ _log = structlog.get_logger()
 class Application:
     """The APIs of OpenAI and of Anthropic in front of one Triton server."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, tracing: Tracing) -> None:
         self._service = service
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request (ASGI 3)."""
         method, path = scope["method"], scope["path"]
         if method == "POST" and (api := _APIS.get(path)):
-            await _Exchange(self._service, api, scope, send).run(receive)
+            traceparent = dict(scope["headers"]).get(b"traceparent", b"")
+            trail = Trail(self._tracing, traceparent.decode("latin-1"))
+            await _Exchange(self._service, api, scope, send, trail).run(receive)
         elif method == "GET" and path == "/v1/models":
             models = self._service.models.values()
             listed = model_list({model.name: model.created for model in models})
@@ -91,9 +98,12 @@ class Application:
 class _Exchange:
     """One request for text and its answer."""
 
-    def __init__(self, service: Service, api: _Api, scope: Scope, send: Send) -> None:
+    def __init__(
+        self, service: Service, api: _Api, scope: Scope, send: Send, trail: Trail
+    ) -> None:
         self._service = service
         self._api = api
+        self._trail = trail
         self._path = scope["path"]
         self._headers = dict(scope["headers"])
         self._send = send
@@ -105,7 +115,7 @@ class _Exchange:
 
     async def run(self, receive: Receive) -> None:
         """Answer, or stop as soon as the caller leaves; log one line."""
-        outcome = "left"
+        outcome, error = "left", ""
         try:
             request = self._api.parse(await read_body(receive, MAX_BODY_BYTES))
             work = asyncio.create_task(self._answer(request))
@@ -126,21 +136,23 @@ class _Exchange:
             outcome = "refused"
             await self._fail(_TOO_LARGE)
         except Problem as problem:
-            outcome = "failed" if problem.status >= _SERVER_ERROR else "refused"
+            error = error_type(problem)
+            outcome = "failed" if error else "refused"
             await self._fail(problem)
         except Unavailable as unavailable:
-            outcome = "failed"
+            outcome, error = "failed", error_type(unavailable)
             _log.warning("triton.failed", reason=str(unavailable))
             await self._fail(Problem(Kind.UNAVAILABLE, "The model is not available."))
-        except Exception:  # noqa: BLE001 - the boundary: log once, say nothing
-            outcome = "failed"
+        except Exception as unforeseen:  # noqa: BLE001 - the boundary: log once, say nothing
+            outcome, error = "failed", error_type(unforeseen)
             _log.exception("exchange.failed")
             await self._fail(Problem(Kind.UPSTREAM_FAILED, "The model failed."))
         finally:
             self._log(outcome)
+            self._tell(outcome, error)
 
     async def _answer(self, request: Request) -> None:
-        prepared = await self._service.prepare(request, self._headers)
+        prepared = await self._service.prepare(request, self._headers, self._trail)
         self._prepared = prepared
         self._form = form = self._api.form(
             request, prepared.exchange_id, prepared.created
@@ -202,7 +214,7 @@ class _Exchange:
         the server drop the connection, so that no client takes it for whole.
         """
         if not self._answering:
-            body = problem.body(dialect_of(self._path))
+            body = problem.body(dialect_of(self._path), self._trail.trace_id)
             await respond(self._send, problem.status, body, problem.headers)
         elif self._prepared is not None and self._form is not None:
             block = self._form.broken(problem, self._prepared.usage())
@@ -224,12 +236,35 @@ class _Exchange:
             }
         _log.info(
             "exchange.ended",
+            trace_id=self._trail.trace_id or None,
             path=self._path,
             outcome=outcome,
             duration_seconds=round(time.monotonic() - self._started_at, 4),
             first_token_seconds=self._first_token_seconds,
             **facts,
         )
+
+    def _tell(self, outcome: str, error: str) -> None:
+        told: dict[str, Value | None] = {}
+        if (prepared := self._prepared) is not None:
+            usage = prepared.usage()
+            finishes = [it.finish_reason for it in prepared.choices]
+            told = {
+                names.EXCHANGE: prepared.exchange_id,
+                names.REQUEST_MODEL: prepared.request.model,
+                names.REQUEST_STREAM: prepared.request.stream,
+                names.REQUEST_MAX_TOKENS: prepared.request.max_tokens,
+                names.INPUT_TOKENS: usage.input_tokens,
+                names.OUTPUT_TOKENS: usage.output_tokens,
+                names.FINISH_REASONS: tuple(filter(None, finishes)) or None,
+                names.FIRST_CHUNK_SECONDS: self._first_token_seconds,
+            }
+        told |= {
+            names.OPERATION: names.operation_name(self._api.operation),
+            names.OUTCOME: outcome,
+        }
+        is_notable = outcome in ("failed", "refused")
+        self._trail.tell(told, error, is_notable=is_notable)
 
 
 async def _departure(receive: Receive) -> None:

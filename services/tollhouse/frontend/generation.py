@@ -12,6 +12,7 @@ from tollhouse.frontend.contract import Contract, Guide, Sampling
 from tollhouse.frontend.release import Release
 from tollhouse.frontend.stop import StopTrim
 from tollhouse.frontend.tool_parser import ToolReader
+from tollhouse.frontend.trail import Trail, call_facts, error_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Ask:
     tool_reader: Callable[[], ToolReader] | None
     """Makes the reader of one choice, where the model may call functions."""
     request_id: str
-    metadata: Sequence[tuple[str, str]]
+    trail: Trail
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class Choice:
         self.index = index
         self.input_tokens = ask.input_tokens
         self.output_tokens = 0
+        self.finish_reason = ""
+        """Empty until it has ended."""
         self._ask = ask
         self._contract = ask.model.contract
         self._sampling = dict(ask.sampling)
@@ -81,14 +84,20 @@ class Choice:
         self, triton: Triton, patience: Patience
     ) -> AsyncGenerator[Piece, None]:
         """Yield the answer as it comes; close the iterator to give it up."""
-        answer = triton.infer(self._inference(), patience)
+        call = self._ask.trail.call()
+        answer = triton.infer(self._inference(call.metadata), patience)
         try:
             async for piece in self._read(answer):
                 yield piece
             if self._final:
                 await answer.finish()
+        except Exception as error:
+            call.error = error_type(error)
+            raise
         finally:
             answer.cancel()
+            model = self._ask.model.triton_model
+            call.end(call_facts(model, self.output_tokens, self.finish_reason))
 
     async def _read(self, answer: Answer) -> AsyncGenerator[Piece, None]:
         reason = ""
@@ -115,9 +124,8 @@ class Choice:
                 break
         parts = self._parts(text, last=True)
         self._count_whole()
-        yield Piece(
-            self, parts, Finish(self._finish_reason(reason), self._trim.matched)
-        )
+        self.finish_reason = self._finish_reason(reason)
+        yield Piece(self, parts, Finish(self.finish_reason, self._trim.matched))
 
     def _parts(self, text: str, *, last: bool = False) -> Sequence[Part]:
         if self._reader is None:
@@ -125,7 +133,7 @@ class Choice:
         parts = self._reader.feed(text)
         return parts + self._reader.flush() if last else parts
 
-    def _inference(self) -> Inference:
+    def _inference(self, metadata: Sequence[tuple[str, str]]) -> Inference:
         ask, contract = self._ask, self._contract
         return Inference(
             model=ask.model.triton_model,
@@ -140,7 +148,7 @@ class Choice:
             ),
             outputs=contract.outputs,
             batched=contract.batched,
-            metadata=ask.metadata,
+            metadata=metadata,
         )
 
     def _text(self, response: Response) -> str:

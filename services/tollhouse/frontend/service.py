@@ -16,6 +16,7 @@ from tollhouse.frontend.contract import Guide
 from tollhouse.frontend.generation import Ask, Choice, Model, fitting_max_tokens
 from tollhouse.frontend.request import Request, unsupported
 from tollhouse.frontend.tool_parser import ToolReader, tool_reader
+from tollhouse.frontend.trail import Trail
 
 _EXCHANGE = re.compile(r"[A-Za-z0-9-]{1,64}")
 # In bytes. Rendering and tokenising take a millisecond from here on, and tenths of
@@ -62,7 +63,7 @@ class Service:
         return all(answers)
 
     async def prepare(
-        self, request: Request, headers: Mapping[bytes, bytes]
+        self, request: Request, headers: Mapping[bytes, bytes], trail: Trail
     ) -> Prepared:
         """Render, count, and fit a request. Raises Problem."""
         model = self.models.get(request.model)
@@ -85,7 +86,6 @@ class Service:
         exchange_id = headers.get(b"x-tollhouse-exchange", b"").decode("latin-1")
         if not _EXCHANGE.fullmatch(exchange_id):
             exchange_id = str(uuid.uuid4())
-        traceparent = headers.get(b"traceparent", b"").decode("ascii", "ignore")
         ask = Ask(
             model=model,
             prompt=prompt,
@@ -97,7 +97,7 @@ class Service:
             guide=guide,
             tool_reader=reader,
             request_id=exchange_id,
-            metadata=(("traceparent", traceparent),) if traceparent else (),
+            trail=trail,
         )
         seed = request.seed
         if seed is None and request.choices > 1:

@@ -68,10 +68,10 @@ GUARDS = [
             ("x-tollhouse-", ("header-17", "header-20")),
             ("x-envoy-", ("header-38",)),
             ("traceparent", ("header-40",)),
-            ("tracestate", ("header-41",)),
             ("baggage", ("header-42",)),
             ("x-b3-", ("header-43",)),
             ("b3", ("header-44",)),
+            ("x-client-trace-id", ("header-45",)),
         )
     ),
     Guard("filter.buffer", changes.without_filter(BUFFER), ("body-04", "body-05")),

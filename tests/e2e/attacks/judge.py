@@ -24,7 +24,7 @@ CODES = {kind.value[2] for kind in Kind} | {
 _PRIVATE = frozenset(
     {
         *("authorization", "proxy-authorization", "cookie", "accept-encoding"),
-        *("grpc-accept-encoding", "traceparent", "tracestate", "baggage"),
+        *("grpc-accept-encoding", "baggage", "x-client-trace-id"),
         *("x-tollhouse-admitted", "x-tollhouse-cluster", "content-encoding"),
         *("forwarded", "x-real-ip", "x-forwarded-for", "x-forwarded-host"),
         *("x-client-ip", "true-client-ip", "cf-connecting-ip", "b3", "x-b3-traceid"),
@@ -139,6 +139,10 @@ def unclean(received: Received) -> Iterator[str]:
             yield f"the backend got a header {name}"
     if words.EVIL in received.head.lower():
         yield f"the backend got {received.head!r}"
+    # Envoy's own: it begins a trace of its own, and none is kept here.
+    trace = received.headers.get("traceparent", "")
+    if words.TRACE in trace or not trace.endswith("-00"):
+        yield f"the backend got the trace {trace!r}"
     if "transfer-encoding" in names or len(received.body) != int(
         received.headers.get("content-length", "0")
     ):

@@ -15,10 +15,12 @@ HTTP2 = "http2_protocol_options"
 _BOUNDS = "a bound for what a client of ours may do; no single attack shows it"
 _ANSWERS = "about answers, and money: tests/e2e/edge/test_meter.py and test_ledger.py"
 _OURS = "bounds a service of ours, which is trusted: tests/e2e/edge/test_admission.py"
+_TRACES = "tells a trace's id: tests/e2e/edge/test_traces.py"
 _NAMES = "a name, an address or a choice without a threat"
 
 NO_GUARD = {
     "bootstrap.node": _NAMES,
+    "bootstrap.layered_runtime": "how spans are batched",
     "bootstrap.overload_manager": "memory as a whole: tests/e2e/edge/test_memory.py",
     "listener.name": _NAMES,
     "listener.address": _NAMES,
@@ -30,6 +32,7 @@ NO_GUARD = {
     "manager.always_set_request_id_in_response": "for support",
     "manager.stream_idle_timeout": _BOUNDS,
     "manager.drain_timeout": _NAMES,
+    "manager.tracing": "what it tells and keeps: tests/e2e/edge/test_traces.py",
     "manager.access_log": _ANSWERS,
     "manager.access_log_options": _ANSWERS,
     "common_http_protocol_options.idle_timeout": _BOUNDS,
@@ -38,6 +41,8 @@ NO_GUARD = {
     "lua.source_codes": _ANSWERS,
     "filter.errors": "words of foreign failures: tests/e2e/backends",
     "errors.default_source_code": "words of foreign failures: tests/e2e/backends",
+    "filter.trace": _TRACES,
+    "trace.mutations": _TRACES,
     "filter.router": "without it Envoy does not start",
     "ext_authz.grpc_service": "its timeout: tests/e2e/edge/test_admission.py",
     "ext_authz.transport_api_version": "without it Envoy does not start",

@@ -33,3 +33,5 @@ RESPOND = b'{"model":"tiny-chat","max_output_tokens":2,"input":"hi"}'
 """`BODY` is also one of MESSAGES."""
 EVIL = "evil"
 """Part of every value that must not reach a backend's headers."""
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+"""A trace's id of the client's choice."""

@@ -62,6 +62,8 @@ def assert_ours(response: httpx.Response, operation: str, expected: Any) -> None
     status, kind, code, anthropic = expected
     body = response.json()
     assert response.status_code == status
+    place = body if operation == "messages" else body["error"]
+    assert place.pop("trace_id") == response.headers["x-tollhouse-trace"]
     if operation == "messages":
         assert body["type"] == "error"
         assert body["error"].keys() == {"type", "message"}

@@ -118,6 +118,7 @@ async def running_edge(
         },
         proof=services.PROOF,
         ledger=folder / "ledger.jsonl",
+        request_log=folder / "access.log",
         meter=_FOLDER / "meter.lua",
     )
     tree = json.loads(render_bootstrap(_FOLDER / "envoy.yaml", values))

@@ -29,6 +29,7 @@ from tollhouse.pb.envoy.type.v3 import http_status_pb2 as http_pb
 
 TOO_FAST = "Over the limit; try again in 1.5s."
 PROOF = "proof-of-this-run"
+TRACE = "0af7651916cd43dd8448eb211c80319c"
 DENIED = b'{"error":{"message":"Incorrect API key provided.","code":"invalid_api_key"}}'
 REFUSED = b'{"error":{"message":"Too fast.","code":"rate_limit_exceeded"}}'
 _REFUSAL = {
@@ -181,7 +182,9 @@ def _immediate(status: int) -> ext_proc.ProcessingResponse:
 
 def _over_limit() -> ext_proc.ProcessingResponse:
     problem = Problem(Kind.RATE_LIMITED, TOO_FAST, headers={"retry-after-ms": "1500"})
-    return ext_proc.ProcessingResponse.FromString(to_pb_problem(problem, Dialect.GRPC))
+    return ext_proc.ProcessingResponse.FromString(
+        to_pb_problem(problem, Dialect.GRPC, TRACE)
+    )
 
 
 _ANSWERS = {"path": _with_path, "grpc": _over_limit}

@@ -1,6 +1,7 @@
 """The ledger has what settlement needs, for every exchange and for nothing else."""
 
 import json
+import re
 
 import pytest
 
@@ -21,6 +22,7 @@ async def test_end_line(edge):
     line = await edge.ended(response.headers["x-tollhouse-exchange"])
     assert 0 <= line.pop("duration_ms") < 5000
     assert float(line.pop("started_at")) > 1_700_000_000
+    assert re.fullmatch("[0-9a-f]{16}", line.pop("span_id"))
     assert line == {
         "type": "DownstreamEnd",
         "exchange": response.headers["x-tollhouse-exchange"],
@@ -36,7 +38,7 @@ async def test_end_line(edge):
         "upstream_cluster": "tiny-chat",
         "upstream_host": f"127.0.0.1:{edge.backend.port}",
         "request_id": response.headers["x-request-id"],
-        "trace_id": None,
+        "trace_id": response.headers["x-tollhouse-trace"],
     }
 
 

@@ -1,5 +1,6 @@
 """A collector of OpenTelemetry that keeps what it is sent, byte by byte."""
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -8,6 +9,8 @@ from typing import Any
 
 import grpc
 
+# The name of a resource and its value, a string, in protobuf's encoding.
+_SERVICE = re.compile(rb"service\.name\x12.\n.tollhouse-([a-z]+)", re.DOTALL)
 SERVICES = {
     "metrics": "opentelemetry.proto.collector.metrics.v1.MetricsService",
     "spans": "opentelemetry.proto.collector.trace.v1.TraceService",
@@ -22,9 +25,14 @@ class Collector:
     url: str = ""
     sent: list[tuple[str, bytes]] = field(default_factory=list)
 
-    def kinds(self) -> set[str]:
-        """Return the kinds that came."""
-        return {kind for kind, _ in self.sent}
+    def services(self, kind: str) -> set[str]:
+        """Return which of our services sent that kind."""
+        return {
+            name.decode()
+            for sent_kind, message in self.sent
+            if sent_kind == kind
+            for name in _SERVICE.findall(message)
+        }
 
 
 @contextmanager

@@ -39,6 +39,7 @@ ISSUER = {
     "tenant": {"name": "canary"},
     "scopes": {"claim": "scope"},
 }
+TRACED = {"edge", "authz", "extproc", "billing"}
 _LETTERS = string.ascii_letters + string.digits
 
 
@@ -136,12 +137,14 @@ class Flight:
 
 @pytest.fixture(scope="module")
 def flight() -> Iterator[Flight]:
-    """A stack before a scripted backend, exporting all it measures."""
+    """A stack before a scripted backend, exporting all it measures and every trace."""
     with (
         running_backend() as backend,
         running_collector() as told,
         _environment(
-            OTEL_EXPORTER_OTLP_ENDPOINT=told.url, OTEL_METRIC_EXPORT_INTERVAL="500"
+            OTEL_EXPORTER_OTLP_ENDPOINT=told.url,
+            OTEL_METRIC_EXPORT_INTERVAL="500",
+            OTEL_BSP_SCHEDULE_DELAY="500",
         ),
         short_folder() as folder,
     ):
@@ -151,6 +154,7 @@ def flight() -> Iterator[Flight]:
             folder / "tollhouse.yaml",
             plans={"demo": {"burst_seconds": 10}, "narrow": NARROW},
             issuers={"canary": ISSUER},
+            telemetry={"sample_ratio": 1},
         )
         options = ("--backend", f"http://127.0.0.1:{backend.port}")
         with running_stack(folder, *options, config=config) as stack:
@@ -337,7 +341,7 @@ def _lose_parts(flight: Flight) -> None:
 
 
 def test_no_secret_leaves_a_trace(flight: Flight):
-    """Not in a log, the ledger, Redis, a metric, an environment or a core file."""
+    """Not in a log, the ledger, Redis, telemetry, an environment or a core file."""
     stack = flight.stack
     stack.run("tenants", "create", "canary", "--plan", "demo")
     made = _make_key(flight, "--tenant", "canary")
@@ -370,7 +374,7 @@ def test_no_secret_leaves_a_trace(flight: Flight):
     searched |= {name: key.rpartition("_")[2] for name, key in keys.items()}
     with stack.redis() as client:
         _await_settlement(flight, made["key_id"])
-        wait_until(lambda: "metrics" in flight.told.kinds(), 10)
+        wait_until(lambda: flight.told.services("spans") >= TRACED, 10)
         found = traces.find(searched, stack, client, flight.told)
         # What is public is there, so the search sees something.
         seen = {
@@ -380,6 +384,8 @@ def test_no_secret_leaves_a_trace(flight: Flight):
         }
     assert found == []
     assert {"file", "Redis", "exported", "environ"} <= seen
+    assert flight.told.services("spans") >= TRACED
+    assert (stack.state_dir / "logs" / "access.log").stat().st_size
 
 
 def _await_settlement(flight: Flight, key_id: str) -> None:

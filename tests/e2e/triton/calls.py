@@ -100,13 +100,21 @@ def is_final(response: Any) -> bool:
 
 
 async def refusal(call) -> tuple[grpc.StatusCode, str, float]:
-    """Status, message and seconds of RetryInfo (-1: none) of a refused call."""
+    """Status, message and seconds of RetryInfo (-1: none) of a refused call.
+
+    It names its trace, too, in the details and in a header.
+    """
     code, message = await call.code(), await call.details()
     trailers = dict(await call.trailing_metadata())
     status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
     assert (code.value[0], message) == (status.code, status.message)
+    seconds, named = -1.0, error_details_pb2.RequestInfo()
     for detail in status.details:
         retry = error_details_pb2.RetryInfo()
-        assert detail.Unpack(retry)
-        return code, message, retry.retry_delay.ToTimedelta().total_seconds()
-    return code, message, -1.0
+        if detail.Unpack(retry):
+            seconds = retry.retry_delay.ToTimedelta().total_seconds()
+        else:
+            assert detail.Unpack(named)
+    initial = dict(await call.initial_metadata())
+    assert named.request_id == (trailers | initial)["x-tollhouse-trace"]
+    return code, message, seconds

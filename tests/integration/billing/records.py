@@ -18,6 +18,15 @@ from tollhouse.pb.tollhouse.usage.v1 import usage_pb2 as usage_pb
 
 HOUR_MS = 3_600_000
 
+TRACES = (
+    "",
+    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
+    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "no traceparent",
+)
+"""What a record may say of its trace; the third is sampled."""
+SAMPLED = TRACES[2]
+
 KINDS = {1: "final", 2: "partial", 3: "abandoned"}
 
 
@@ -35,6 +44,7 @@ class Record:
     reasoning: int = 0
     ended_ms: int = 0
     corrects: str = ""
+    trace: str = ""
 
     @classmethod
     def make(cls, *, made_ms: int | None = None, **facts: object) -> "Record":
@@ -53,6 +63,7 @@ class Record:
             kind=4,
             ended_ms=self.ended_ms,
             corrects=self.record_id,
+            trace=self.trace,
             **counts,
         )
 
@@ -75,6 +86,7 @@ class Record:
             reserved_units=100,
             input_estimate=9,
             output_estimate=20,
+            trace=self.trace,
             debits=(Debit(Scope.KEY, Measure.UNITS, 1000),),
         )
         entry: dict[str, str | int | bytes] = {
@@ -139,12 +151,13 @@ def books(records: Iterable[Record]) -> dict[str, int]:
 
 
 def windows(db: redis.Redis) -> dict[str, int]:
-    """What they hold."""
+    """What they hold, traces apart."""
     found = {}
     for pattern in ("{b*}:window:*", "{b*}:exchanges:*"):
         for key in db.scan_iter(pattern, count=1000):
             name = key.decode().partition("}:")[2]
             sums = cast("dict[bytes, bytes]", db.hgetall(key))
+            sums.pop(b"trace", None)
             for field, number in sums.items():
                 found[f"{name} {field.decode()}"] = int(number)
     return found

@@ -14,6 +14,7 @@ from tollhouse.adapters.redis.dedupe import Dedupe
 from tollhouse.adapters.redis.leadership import Leadership
 from tollhouse.adapters.redis.windows import Windows
 from tollhouse.adapters.stripe.meter_events import MeterEvents
+from tollhouse.adapters.tracing import Tracing
 from tollhouse.billing.pace import Pace
 from tollhouse.billing.sealer import Sealer
 from tollhouse.billing.servicer import UsageIngest
@@ -52,7 +53,7 @@ async def test_a_busy_hour_is_a_few_hundred_calls(client: Redis):
     leadership, chunks = Leadership(client, "test"), Chunks(client)
     windows = Windows(client, clock)
     dedupe = Dedupe(client, hours=48)
-    ingest = UsageIngest(windows, dedupe, metrics, cast("Any", None))
+    ingest = UsageIngest(windows, dedupe, metrics, cast("Any", None), Tracing())
     async with (
         running_stand_in() as stand_in,
         stripe_account(stand_in, seconds=10) as account,
@@ -79,6 +80,7 @@ async def test_a_busy_hour_is_a_few_hundred_calls(client: Redis):
             pace,
             clock,
             metrics=metrics,
+            tracing=Tracing(),
             call_seconds=10,
             longest_pause_seconds=1,
         )

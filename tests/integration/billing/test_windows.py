@@ -9,7 +9,13 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.integration.billing.records import HOUR_MS, Record, books, windows
+from tests.integration.billing.records import (
+    HOUR_MS,
+    TRACES,
+    Record,
+    books,
+    windows,
+)
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.windows import Windows
 from tollhouse.adapters.usage_pb import from_pb_record
@@ -36,6 +42,7 @@ def histories(draw: st.DrawFn) -> tuple[list[Record], list[list[int]]]:
             tenant=draw(st.sampled_from(["acme", "zeta"])),
             model=draw(st.sampled_from(["tiny-chat", "m/2"])),
             kind=draw(st.integers(1, 3)),
+            trace=draw(st.sampled_from(TRACES)),
             **draw(counts()),
         )
         record = record.ending(record.ended_ms + draw(st.integers(0, 2)) * HOUR_MS)

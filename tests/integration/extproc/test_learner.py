@@ -92,6 +92,7 @@ async def at_work(redis, path, learner, experience=None):
             redis,
             lambda _: None,
             learn=learner.learn,
+            tell=lambda *_: None,
         )
         refresher = Refresher(redis, experience or Experience())
         parts = (settler.read, learner.run, refresher.run)

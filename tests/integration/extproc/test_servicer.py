@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -19,6 +20,7 @@ from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.workers import Workers
 from tollhouse.adapters.tokenizer import Tokenizers
+from tollhouse.adapters.tracing import Tracing
 from tollhouse.core.catalog import RedisDown
 from tollhouse.core.entitlement import entitlement
 from tollhouse.core.exchange import nothing_used
@@ -37,6 +39,7 @@ from tollhouse.pb.envoy.service.ext_proc.v3 import (
 )
 from tollhouse.pb.tollhouse.triton.v1 import infer_pb2 as infer_pb
 
+SPAN = "00f067aa0ba902b7"
 PROOF = b"p" * 40
 CHAT = {"model": "tiny-chat", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -81,7 +84,7 @@ async def end_of(call):
     return grpc.StatusCode.OK, replies
 
 
-def servicer_of(live, limiter, redis):
+def servicer_of(live, limiter, redis, tracing=None):
     """The service as its process wires it."""
     return ExternalProcessorServicer(
         live=live,
@@ -90,6 +93,7 @@ def servicer_of(live, limiter, redis):
         ladder=Ladder(limiter, Workers(redis, "w"), Metrics(), note=lambda _: None),
         metrics=Metrics(),
         proof=PROOF,
+        tracing=tracing or Tracing(),
     )
 
 
@@ -491,7 +495,7 @@ async def test_a_bug_is_an_error_status_never_a_free_ride(server, live, redis):
     """Whatever breaks while a request is judged: not admitted, and reported once."""
 
     class Broken(Limiter):
-        async def reserve(self, reservation, *, budget_seconds=None):
+        async def reserve(self, reservation, **_):
             raise KeyError(reservation.exchange_id)
 
     made, address = server
@@ -509,6 +513,32 @@ async def test_a_bug_is_an_error_status_never_a_free_ride(server, live, redis):
     assert grpc.StatusCode.INTERNAL is status
     assert ["request_headers"] == [it.WhichOneof("response") for it in replies]
     assert ["admission.failed"] == [it["event"] for it in logs]
+
+
+async def test_a_line_about_a_request_names_it(server, live, limiter, redis):
+    """By its exchange, its trace and its request id; the next one by its own."""
+    made, address = server
+    servicer_of(live, limiter, redis).add_to(made)
+    await made.start()
+    traces = [str(number) * 32 for number in (1, 2)]
+    with capture_logs(processors=[merge_contextvars]) as logs:
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = ext_proc_grpc.ExternalProcessorStub(channel)
+            for trace in traces:
+                opening = headers()
+                opening.request_headers.headers.headers.add(
+                    key="x-request-id", raw_value=f"r-{trace}".encode()
+                )
+                call = stub.Process(metadata=[("traceparent", f"00-{trace}-{SPAN}-00")])
+                await call.write(opening)
+                await call.write(opening)  # where a body belongs
+                await end_of(call)
+
+    failed = [it for it in logs if it["event"] == "admission.failed"]
+    assert [(it, f"r-{it}") for it in traces] == [
+        (it["trace_id"], it["request_id"]) for it in failed
+    ]
+    assert 2 == len({it["exchange_id"] for it in failed})
 
 
 async def test_a_redis_that_does_not_want_us_is_told_to_the_operator(

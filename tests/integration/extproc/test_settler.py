@@ -15,7 +15,8 @@ from structlog.testing import capture_logs
 from tests import examples
 from tests.redis_process import running_redis
 from tollhouse.adapters.ledger import LedgerReader
-from tollhouse.adapters.redis.client import Redis
+from tollhouse.adapters.metrics import Fault
+from tollhouse.adapters.redis.client import Redis, RedisReplyError
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.positions import Positions
 from tollhouse.adapters.redis.shards import shard
@@ -78,17 +79,19 @@ async def within(seconds, condition):
 
 
 @contextlib.asynccontextmanager
-async def settling(redis, path, told=None):
+async def settling(redis, path, told=None, faults=None, limiter=None):
     """A settler at work until the block ends, as if it were killed then."""
     reader = LedgerReader(path)
     told = set() if told is None else told
     settler = Settler(
         reader,
         Positions(redis, "node"),
-        Limiter(redis),
+        limiter or Limiter(redis),
         redis,
         told.update,
         learn=lambda _: None,
+        tell=lambda *_: None,
+        faulty=([] if faults is None else faults).append,
     )
     task = asyncio.create_task(settler.read())
     try:
@@ -113,6 +116,30 @@ async def reserve(limiter, id_):
 def append(path, *lines):
     with path.open("ab") as file:
         file.write(b"".join(lines))
+
+
+async def test_says_when_the_last_line_is_settled(redis, limiter, ledger):
+    """Asked right behind it: whoever ends then leaves nothing."""
+    async with settling(redis, ledger) as settler:
+        for number in range(3):
+            id_ = new_id(number)
+            await reserve(limiter, id_)
+            append(ledger, line(id_))
+            await settler.settled()
+
+            assert 0 == await redis.call("ZCARD", LEASES)
+            offset = ledger.stat().st_size
+            places = await redis.call("HVALS", "th:ledger:node")
+            assert [offset] == [int(it.split()[0]) for it in places]
+
+
+async def test_has_nothing_to_say_of_anothers_ledger(redis, ledger):
+    """The reader's own process waits for it."""
+    append(ledger, line(new_id(1)))
+    with LedgerReader(ledger) as other:
+        assert other.lock()
+        async with settling(redis, ledger) as settler, asyncio.timeout(SOON):
+            await settler.settled()
 
 
 async def test_settles_releases_and_tells_the_relay(redis, limiter, ledger):
@@ -149,13 +176,31 @@ async def test_a_broken_key_stands_in_the_way_of_no_other(redis, ledger, kind):
     async def done():
         return await redis.call("XLEN", OUTBOX) == 2
 
+    faults: list[Fault] = []
     with capture_logs() as logs:
-        async with settling(redis, ledger):
+        async with settling(redis, ledger, faults=faults):
             await within(SOON, done)
 
     assert "lines.failed" in {it["event"] for it in logs}
     failed = [it["exchange_id"] for it in logs if it["event"] == "line.failed"]
     assert other not in failed
+    assert [Fault.FAILED] * len(failed) == faults
+
+
+async def test_a_line_that_redis_will_not_settle_is_counted(redis, ledger):
+    """It is passed over, like one that can't be read; its lease is reaped."""
+
+    class Refusing(Limiter):
+        async def apply(self, releases, beats, settlements):
+            raise RedisReplyError("ERR a script is wrong")
+
+    faults: list[Fault] = []
+    append(ledger, line(new_id(1)), line(new_id(2), admitted=False))
+
+    async with settling(redis, ledger, faults=faults, limiter=Refusing(redis)):
+        await within(SOON, Positions(redis, "node").load)
+
+    assert [Fault.FAILED, Fault.FAILED] == faults
 
 
 async def test_a_broken_reservation_is_reaped_with_the_others(redis, limiter):
@@ -300,13 +345,16 @@ async def test_an_unreadable_line_holds_up_nobody(redis, limiter, ledger):
     """Rubbish is logged and passed over; its neighbours are settled."""
     one, other = new_id(1), new_id(2)
     append(ledger, line(one), b"rubbish\n", line(other))
+    faults: list[Fault] = []
 
-    async with settling(redis, ledger):
+    async with settling(redis, ledger, faults=faults):
 
         async def both():
             return await redis.call("XLEN", OUTBOX) == 2
 
         await within(SOON, both)
+
+    assert [Fault.MISREAD] == faults
 
 
 @contextlib.asynccontextmanager
@@ -321,6 +369,7 @@ async def reaping(redis, path, *, reads=True, grace_seconds=0.1):
             redis,
             told.update,
             learn=lambda _: None,
+            tell=lambda *_: None,
             reap_seconds=0.02,
             grace_seconds=grace_seconds,
         )

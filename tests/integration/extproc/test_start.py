@@ -22,6 +22,11 @@ ROOT = Path(__file__).resolve().parents[3]
         ({"LEDGER_ROTATE_BYTES": "0"}, "should be greater than or equal to 1"),
         ({"REDIS_URL": "redis://:hunter2@x/0"}, "must not hold a password"),
         ({"LOG_LEVEL": "loud"}, "TOLLHOUSE_LOG_LEVEL: Input should be"),
+        ({"DRAIN_LISTEN": "127.0.0.1:1"}, "set TOLLHOUSE_ENVOY_ADMIN, too"),
+        (
+            {"DRAIN_LISTEN": "127.0.0.1:1", "ENVOY_ADMIN": "127.0.0.1:2"},
+            "anybody could drain Envoy through a port: set TOLLHOUSE_DRAIN_PERMIT",
+        ),
     ],
 )
 def test_bad_start(tmp_path: Path, change, reason):

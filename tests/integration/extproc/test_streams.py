@@ -20,6 +20,7 @@ from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.workers import Workers
 from tollhouse.adapters.tokenizer import Tokenizers
+from tollhouse.adapters.tracing import Tracing
 from tollhouse.core.catalog import RedisDown
 from tollhouse.core.experience import Experience
 from tollhouse.core.ids import exchange_id
@@ -54,7 +55,7 @@ async def stub(server, live, limiter, redis, stopping):
     await servicer.drain()
 
 
-def servicer_of(live, limiter, redis, stopping):
+def servicer_of(live, limiter, redis, stopping, tracing=None):
     return ExternalProcessorServicer(
         live=live,
         experience=Experience(),
@@ -62,6 +63,7 @@ def servicer_of(live, limiter, redis, stopping):
         ladder=Ladder(limiter, Workers(redis, "w"), Metrics(), note=lambda _: None),
         metrics=Metrics(),
         proof=PROOF,
+        tracing=tracing or Tracing(),
         stopping=stopping,
     )
 

@@ -17,6 +17,7 @@ from tollhouse.adapters.pepper import Pepper
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.credentials import Credentials
 from tollhouse.adapters.redis.keyring import Keyring
+from tollhouse.adapters.tracing import Tracing
 from tollhouse.authz.servicer import SERVICE, AuthorizationServicer
 from tollhouse.core.entitlement import Override, Overrides, decode_overrides
 from tollhouse.core.identity import Credential, Principal, key_id_of, parse_scopes
@@ -246,7 +247,9 @@ async def test_bug(tmp_path: Path, logged: io.StringIO):
     """A bug of ours is an error to Envoy (a 503), never a pass; it is logged clean."""
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await ask(
-            AuthorizationServicer(Broken(), lambda: PEPPER, NO_JWTS), tmp_path, NOBODY
+            AuthorizationServicer(Broken(), lambda: PEPPER, NO_JWTS, Tracing()),
+            tmp_path,
+            NOBODY,
         )
 
     assert raised.value.code() == grpc.StatusCode.INTERNAL
@@ -262,7 +265,11 @@ async def test_servicer(expires_at, is_suspended, status, tmp_path: Path):
     """Pass, suspended; an expired key is told nothing about its tenant."""
     principal = Principal("acme", "nobodynobody", "demo", parse_scopes("chat:write"))
     credential = Credential(principal, expires_at, is_suspended)
-    servicer = AuthorizationServicer(Fixed(credential), lambda: PEPPER, NO_JWTS)
+    servicer = AuthorizationServicer(
+        Fixed(credential), lambda: PEPPER, NO_JWTS, Tracing()
+    )
     answer = ext_authz.CheckResponse.FromString(await ask(servicer, tmp_path, NOBODY))
 
     assert int(answer.denied_response.status.code) == status
+    verdict = {0: "passed", 401: "unauthenticated", 403: "suspended"}[status]
+    assert {verdict: 1} == {it: n for it, n in servicer.verdicts.items() if n}

@@ -4,6 +4,7 @@ from typing import Any
 
 import redis as redis_py
 
+from tollhouse.adapters.redis import shards
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.steps import Scripts
@@ -86,3 +87,8 @@ def facts(**changes):
 def ask(id_: str, *limits: Limit, **changes: Any) -> Reservation:
     """A reservation; `changes` are of its facts."""
     return Reservation(id_, facts(**changes), limits)
+
+
+def shards_of(written):
+    """The shards whose outbox got records of these settlements."""
+    return {shards.shard(it.facts.tenant) for it in written}

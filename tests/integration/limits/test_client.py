@@ -11,7 +11,13 @@ import uvloop
 
 from tests.redis_process import find_binary, running_redis, secret_file
 from tollhouse.adapters.redis.access import RedisAccess
-from tollhouse.adapters.redis.client import Redis, RedisReplyError, Script, run_all
+from tollhouse.adapters.redis.client import (
+    UNREACHED,
+    Redis,
+    RedisReplyError,
+    Script,
+    run_all,
+)
 from tollhouse.adapters.redis.connection import (
     MOST_WAITING,
     STALLED_SECONDS,
@@ -406,3 +412,45 @@ async def test_a_script_that_fails_is_our_fault(client):
         await COUNT(client, ["counter"], ["x"])
     with pytest.raises(RedisReplyError):
         await run_all(client, [(COUNT, ("counter",), ("x",))], budget_seconds=1)
+
+
+async def test_every_run_of_a_script_is_told(server):
+    """Of a round trip's runs the first, and the first that failed in each way."""
+    told, of_one = [], []
+
+    def observe(run, started_ns, ended_ns, error):
+        assert 0 < started_ns <= ended_ns
+        told.append((run[0].name, run[1], error))
+
+    def observe_one(run, _started_ns, _ended_ns, error):
+        of_one.append((run[0].name, error))
+
+    count = Script("return redis.call('INCR', KEYS[1])", "count")
+    check = Script("return KEYS[1] == 'b' and {err = 'FULL b'} or 1", "check")
+    client = await Redis.connect(server.url, budget_seconds=0.25, observe=observe)
+    await count(client, ["a"], [], observe=observe_one)
+    runs = [
+        (count, ["b"], ()),
+        (count, ["c"], ()),
+        (check, ["b"], ()),
+        (check, ["d"], ()),
+    ]
+    with pytest.raises(RedisReplyError):
+        await run_all(client, [*runs, (check, ["c"], ())], budget_seconds=1)
+    await client.close()
+    with pytest.raises(Unavailable):
+        await count(client, ["a"], [], observe=observe_one)
+
+    assert [
+        ("count", ["a"], ""),
+        ("count", ["b"], ""),
+        ("check", ["b"], "FULL"),
+        ("check", ["d"], ""),
+        ("count", ["a"], UNREACHED),
+    ] == told
+    assert [("count", ""), ("count", UNREACHED)] == of_one
+
+
+def test_a_script_has_the_name_of_its_file():
+    """Of the last, which calls the others."""
+    assert "reap" == Script.load("clock.lua", "reap.lua").name

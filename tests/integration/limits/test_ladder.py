@@ -37,6 +37,7 @@ from tollhouse.core.problems import Unavailable
 from tollhouse.core.reservation import Granted, Refused, Reservation
 from tollhouse.core.usage import CountSource, Facts, TokenUsage, UsageKind
 from tollhouse.extproc.ladder import BUDGET_SECONDS, Ladder
+from tollhouse.extproc.trail import Trail
 
 TROUBLE_SECONDS = 2.0
 DENIED_SECONDS = 1.2
@@ -128,7 +129,7 @@ class Gateway:
     async def ask(self, down, reservation):
         asked_at, verdict = time.monotonic(), None
         with contextlib.suppress(Unavailable):
-            verdict = await self.ladder.reserve(reservation, down)
+            verdict = await self.ladder.reserve(reservation, down, Trail())
         took = time.monotonic() - asked_at
         self.answers.append(Answer(down, asked_at, took, reservation, verdict))
 
@@ -468,7 +469,7 @@ async def test_who_used_its_limit_meanwhile_is_not_refused_as_long_again(place):
         now_ms = time.time_ns() // 1_000_000
         late = [late_settlement(rule, now_ms - 1000 * it) for it in range(60)]
         await worker.limiter.apply([], [], late)
-        verdict = await worker.ladder.reserve(fresh(rule), RedisDown.DENY)
+        verdict = await worker.ladder.reserve(fresh(rule), RedisDown.DENY, Trail())
 
     assert isinstance(verdict, Granted)
     assert 60 == len(outbox(keys_of(place.server)))
@@ -485,10 +486,10 @@ async def test_an_exchange_that_is_over_is_no_failure_of_redis(place):
     """Released while it asked: neither Redis nor we may admit it any more."""
     async with gateway(place.url) as worker:
         mine = fresh(*ROOMY)
-        await worker.ladder.release(mine)
+        await worker.ladder.release(mine, Trail())
         for _ in range(12):
             with pytest.raises(Unavailable) as caught:
-                await worker.ladder.reserve(mine, RedisDown.DEGRADE)
+                await worker.ladder.reserve(mine, RedisDown.DEGRADE, Trail())
             assert not caught.value.transient
         await worker.ask(RedisDown.DENY, fresh(*ROOMY))
 
@@ -503,7 +504,7 @@ async def test_nothing_is_released_while_redis_is_left_alone(place):
                 await worker.ask(RedisDown.DEGRADE, fresh(*ROOMY))
             started = time.monotonic()
             for _ in range(10):
-                await worker.ladder.release(fresh(*ROOMY))
+                await worker.ladder.release(fresh(*ROOMY), Trail())
             took = time.monotonic() - started
         await until(lambda: place.server.ask("PING"))
 

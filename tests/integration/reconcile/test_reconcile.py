@@ -13,8 +13,10 @@ from tests.integration.reconcile.conftest import (
     Run,
     settlement,
 )
+from tests.metric_receiver import metric_receiver
 from tollhouse.adapters.redis import billing_keys, shards
 from tollhouse.core.chunk import Window
+from tollhouse.core.reconciliation import Finding
 from tollhouse.core.windows import TokenType
 
 OUTPUT = Window("acme", "tiny-chat", TokenType.OUTPUT, HOUR)
@@ -380,3 +382,29 @@ async def test_a_provider_that_can_not_be_asked_is_no_pass(
 
     assert 2 == answer.returncode
     assert "chunks were sent to ledger" in answer.stderr
+
+
+async def test_what_differs_is_exported_for_alerts(
+    rig: Rig, reconcile: Reconcile, db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+):
+    """Every finding has a value, so that it comes back to 0; of all tenants only."""
+    await rig.settle(settlement(output=7))
+    db.delete(shards.outbox(shards.shard("acme")))
+    began = time.time()
+
+    with metric_receiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        alone, answer = reconcile("--tenant", "acme"), reconcile()
+
+    assert (1, 1) == (alone.status, answer.status)
+    (sent,) = receiver.sent
+    metrics = {it.name: it.gauge.data_points for it in sent.scope_metrics[0].metrics}
+    found = {
+        it.attributes[0].value.string_value: it.as_int
+        for it in metrics["tollhouse.reconcile.difference"]
+    }
+    assert {"exchanges", *Finding} == found.keys()
+    # One whole exchange: 10 in and 7 out, of these 2 of reasoning, a type of its own.
+    assert {"exchanges": 1, "missing": 19} == {k: n for k, n in found.items() if n}
+    (finished,) = metrics["tollhouse.reconcile.finished"]
+    assert finished.as_double >= began

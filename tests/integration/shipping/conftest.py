@@ -20,6 +20,7 @@ from tollhouse.adapters.redis.windows import Windows
 from tollhouse.adapters.stripe.client import Client
 from tollhouse.adapters.stripe.meter_events import MeterEvents
 from tollhouse.adapters.stripe.secret import Secret
+from tollhouse.adapters.tracing import Tracing
 from tollhouse.adapters.usage_pb import from_pb_record
 from tollhouse.billing.pace import Pace
 from tollhouse.billing.sealer import Sealer
@@ -53,6 +54,7 @@ class Aggregator:
     name: str
     accounts: dict[str, str] = field(default_factory=dict)
     deployment: str = DEPLOYMENT
+    tracing: Tracing = field(default_factory=Tracing)
 
     def __post_init__(self) -> None:
         self.windows = Windows(self.redis, self.clock)
@@ -75,6 +77,7 @@ class Aggregator:
             Pace(1000, longest_pause_seconds=0.05),
             self.clock,
             metrics=metrics,
+            tracing=self.tracing,
             call_seconds=2,
             longest_pause_seconds=60,
         )
@@ -143,10 +146,12 @@ class Aggregator:
         return (await self.stored(id_)).progress.state
 
 
-def usage(tenant: str = "acme", *, hour: int = HOUR, **counts: int) -> Record:
+def usage(
+    tenant: str = "acme", *, hour: int = HOUR, trace: str = "", **counts: int
+) -> Record:
     """A record of that hour."""
-    made = hour * HOUR_MS + 1_800_000
-    return Record.make(made_ms=made, tenant=tenant, model="tiny-chat", **counts)
+    made, model = hour * HOUR_MS + 1_800_000, "tiny-chat"
+    return Record.make(made_ms=made, tenant=tenant, model=model, trace=trace, **counts)
 
 
 @pytest.fixture
@@ -182,10 +187,15 @@ async def make_aggregator(
     """Make aggregators that ship to the stand-in."""
     api = Client(Secret(stripe.api_key), url=stripe.url, timeout_seconds=1.0)
 
-    def make(name: str = "one", deployment: str = DEPLOYMENT) -> Aggregator:
+    def make(
+        name: str = "one",
+        deployment: str = DEPLOYMENT,
+        tracing: Tracing | None = None,
+    ) -> Aggregator:
         accounts = {"acme": "cus_acme", "zeta": "cus_zeta"}
         provider = MeterEvents(api)
-        return Aggregator(client, clock, provider, name, accounts, deployment)
+        tracing = tracing or Tracing()
+        return Aggregator(client, clock, provider, name, accounts, deployment, tracing)
 
     yield make
     await api.close()

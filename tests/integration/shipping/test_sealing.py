@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.integration.billing.records import HOUR_MS, Record
+from tests.integration.billing.records import HOUR_MS, TRACES, Record
 from tests.integration.shipping.conftest import (
     HOUR,
     SEALED_AT,
@@ -97,7 +97,15 @@ async def take(
     """Do one step; the record it made."""
     match step:
         case ["record", tenant, hours, input_, output]:
-            made.append(usage(tenant, hour=HOUR - hours, input=input_, output=output))
+            made.append(
+                usage(
+                    tenant,
+                    hour=HOUR - hours,
+                    trace=TRACES[input_ % len(TRACES)],
+                    input=input_,
+                    output=output,
+                )
+            )
         case ["adjust", change] if made and made[-1].kind != 4:
             made.append(made[-1].adjusted(output=change))
         case ["seal"]:

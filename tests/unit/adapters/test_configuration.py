@@ -20,6 +20,8 @@ from tollhouse.core.catalog import (
     Provider,
     RedisDown,
     Server,
+    Telemetry,
+    Traceparent,
     Weights,
 )
 from tollhouse.core.limits import MONEY, Allowance
@@ -121,6 +123,7 @@ def test_the_repositorys_own_file_shows_what_works(tmp_path):
     assert model.tokenizer.samefile(ROOT / "deploy/engine/release/tokenizer.json")
     assert catalog.issuers["keycloak"].audiences == {"tollhouse"}
     assert catalog.limits == Allowance(concurrent=4000)
+    assert catalog.telemetry == Telemetry()  # what it shows is what holds without it
 
 
 def test_limits_of_every_scope(write):
@@ -171,6 +174,22 @@ def test_a_tokenizer_is_found_from_the_file(write, tmp_path):
     model = load(write(model={"tokenizer": "tok.json"})).catalog().models["m"]
 
     assert model.tokenizer == tmp_path / "tok.json"
+
+
+def test_which_traces_are_kept(write):
+    """A YAML `yes` is no share, and no policy but the two is one."""
+    kept = {"traceparent": "trust", "sample_ratio": 1, "slow_seconds": 2.5}
+    told = load(write(telemetry=kept)).catalog().telemetry
+    assert told == Telemetry(Traceparent.TRUST, 1.0, 2.5)
+
+    for wrong in (
+        {"sample_ratio": 1.01},
+        {"sample_ratio": True},
+        {"slow_seconds": 0},
+        {"traceparent": "yes"},
+    ):
+        (field,) = wrong
+        assert f"telemetry.{field}: Input should be" in faults(write(telemetry=wrong))
 
 
 def test_survives_being_written_again(write, tmp_path):

@@ -1,23 +1,15 @@
 """What is measured, under which names, and that little of it can grow."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import cast
 
-import grpc
 import pytest
 from msgspec import structs
-from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as otlp
-from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as service
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import (
-    HistogramDataPoint,
-    InMemoryMetricReader,
-    NumberDataPoint,
-)
 
 from tests import examples
+from tests.measured import Measured
+from tests.metric_receiver import metric_receiver
+from tollhouse.adapters.metric_export import close_export, open_export
 from tollhouse.adapters.metrics import Metrics, Rung
 from tollhouse.core.limits import Limit, Measure, Scope
 from tollhouse.core.usage import CountSource, TokenUsage, UsageKind
@@ -32,33 +24,14 @@ SETTLED = examples.settlement(
 )
 
 
-class Measured:
-    """Metrics of a process, and what they have come to."""
-
-    def __init__(self):
-        self._reader = InMemoryMetricReader()
-        self.metrics = Metrics(MeterProvider([self._reader]))
-
-    def points(self):
-        """By name: the attributes and the sum of each point."""
-        found = {}
-        told = self._reader.get_metrics_data()
-        for metric in told.resource_metrics[0].scope_metrics[0].metrics if told else ():
-            found[metric.name] = [
-                (
-                    dict(point.attributes or {}),
-                    point.value
-                    if isinstance(point, NumberDataPoint)
-                    else cast("HistogramDataPoint", point).sum,
-                )
-                for point in metric.data.data_points
-            ]
-        return found
-
-
 @pytest.fixture
 def measured():
     return Measured()
+
+
+@pytest.fixture
+def metrics(measured):
+    return Metrics(measured.provider)
 
 
 OF = {"model": "m-2", "plan": "demo"}
@@ -66,8 +39,8 @@ INPUT = ({"model": "m-2", "what": "input"}, 2.0)
 OUTPUT = ({"model": "m-2", "what": "output"}, 5.0)
 
 
-def test_a_reservation_that_took_too_much(measured):
-    measured.metrics.settled(SETTLED)
+def test_a_reservation_that_took_too_much(measured, metrics):
+    metrics.settled(SETTLED)
 
     assert {
         "tollhouse.estimate.ratio": [INPUT, OUTPUT],
@@ -75,30 +48,29 @@ def test_a_reservation_that_took_too_much(measured):
     } == measured.points()
 
 
-def test_a_reservation_that_took_too_little(measured):
-    measured.metrics.settled(replace(SETTLED, usage=TokenUsage(10, 40)))
+def test_a_reservation_that_took_too_little(measured, metrics):
+    metrics.settled(replace(SETTLED, usage=TokenUsage(10, 40)))
 
     points = measured.points()
     assert [(OF, 90)] == points["tollhouse.reservation.overshoot"]
     assert "tollhouse.reservation.over" not in points
 
 
-def test_an_input_nobody_counted_is_no_measure_of_its_estimate(measured):
-    measured.metrics.settled(replace(SETTLED, input_source=CountSource.ESTIMATE))
+def test_an_input_nobody_counted_is_no_measure_of_its_estimate(measured, metrics):
+    metrics.settled(replace(SETTLED, input_source=CountSource.ESTIMATE))
 
     assert [OUTPUT] == measured.points()["tollhouse.estimate.ratio"]
 
 
-def test_an_answer_whose_client_left_is_no_measure_of_its_estimate(measured):
-    measured.metrics.settled(replace(SETTLED, kind=UsageKind.PARTIAL))
+def test_an_answer_whose_client_left_is_no_measure_of_its_estimate(measured, metrics):
+    metrics.settled(replace(SETTLED, kind=UsageKind.PARTIAL))
 
     points = measured.points()
     assert [INPUT] == points["tollhouse.estimate.ratio"]
     assert [(OF, 90)] == points["tollhouse.reservation.over"]
 
 
-def test_verdicts_are_counted_by_limit_scope_and_rung(measured):
-    metrics = measured.metrics
+def test_verdicts_are_counted_by_limit_scope_and_rung(measured, metrics):
     metrics.judged(Rung.LOCAL, "m-2", "demo")
     metrics.refused(LIMIT, "m-2", "demo")
     metrics.refused(LIMIT, "m-2", "demo")
@@ -114,56 +86,37 @@ def test_verdicts_are_counted_by_limit_scope_and_rung(measured):
     } == measured.points()
 
 
-def test_the_ledgers_lag_is_told_by_its_reader_only(measured):
+def test_the_ledgers_lag_is_told_by_its_reader_only(measured, metrics):
     lags = iter((42, None))
-    measured.metrics.watch_ledger(lambda: next(lags))
+    metrics.watch_ledger(lambda: next(lags))
 
     assert {"tollhouse.ledger.lag": [({}, 42)]} == measured.points()
     assert {} == measured.points()
 
 
-def test_keys_and_tenants_make_no_series(measured):
+def test_keys_and_tenants_make_no_series(measured, metrics):
     for number in range(100):
         facts = examples.facts(key_id=f"k{number}", tenant=f"t{number}")
-        measured.metrics.settled(replace(SETTLED, facts=facts))
+        metrics.settled(replace(SETTLED, facts=facts))
 
     assert [2, 1] == [len(points) for points in measured.points().values()]
 
 
-class Collector(service.MetricsServiceServicer):
-    """Keeps what it is sent."""
-
-    def __init__(self):
-        self.sent: list[otlp.ExportMetricsServiceRequest] = []
-
-    def Export(self, request, context):  # noqa: N802  # gRPC's name
-        self.sent.append(request)
-        return otlp.ExportMetricsServiceResponse()
-
-
 @pytest.fixture
-def collector(tmp_path):
-    """A collector and its address."""
-    server = grpc.server(ThreadPoolExecutor(1))
-    collector = Collector()
-    service.add_MetricsServiceServicer_to_server(collector, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield collector, f"http://127.0.0.1:{port}"
-    server.stop(None).wait()
+def receiver():
+    with metric_receiver() as receiver:
+        yield receiver
 
 
-def test_exports_where_the_environment_says(collector, monkeypatch):
+def test_exports_where_the_environment_says(receiver, monkeypatch):
     """Process and service named, unless the operator names them otherwise."""
-    collector, address = collector
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=gate,zone=b")
-    metrics = Metrics.open("extproc", "node/extproc-0")
-    metrics.refused(LIMIT, "m-2", "demo")
-    metrics.close()
+    export = open_export("extproc", "node/extproc-0")
+    Metrics(export).refused(LIMIT, "m-2", "demo")
+    close_export(export)
 
-    (sent,) = collector.sent
-    (resource_metrics,) = sent.resource_metrics
+    (resource_metrics,) = receiver.sent
     told = {
         it.key: it.value.string_value for it in resource_metrics.resource.attributes
     }
@@ -179,18 +132,21 @@ def test_exports_where_the_environment_says(collector, monkeypatch):
 def test_without_an_endpoint_nothing_is_measured(monkeypatch):
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
-    metrics = Metrics.open("extproc", "node/extproc-0")
+    export = open_export("extproc", "node/extproc-0")
+    metrics = Metrics(export)
     metrics.settled(SETTLED)
     metrics.refused(LIMIT, "m-2", "demo")
-    metrics.close()
+    close_export(export)
+
+    assert export is None
 
 
 def test_a_collector_that_is_away_keeps_no_process_from_ending(monkeypatch, free_port):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
-    metrics = Metrics.open("extproc", "node/extproc-0")
-    metrics.refused(LIMIT, "m-2", "demo")
+    export = open_export("extproc", "node/extproc-0")
+    Metrics(export).refused(LIMIT, "m-2", "demo")
     before = time.monotonic()
 
-    metrics.close()
+    close_export(export)
 
     assert time.monotonic() - before < 10

@@ -1,6 +1,7 @@
 """Usage records on the wire: what the relay writes and the aggregator accepts."""
 
 import pytest
+from msgspec.structs import replace
 
 from tollhouse.adapters.usage_pb import (
     from_pb_record,
@@ -173,6 +174,24 @@ def test_names_that_would_move_a_key_are_refused(name: str):
     broken.tenant = name
     with pytest.raises(ValueError, match="tenant"):
         from_pb_record(broken)
+
+
+@pytest.mark.parametrize(
+    ("trace", "kept"),
+    [
+        ("", ""),
+        (f"00-{'a' * 32}-{'b' * 16}-00", ""),
+        (f"00-{'a' * 32}-{'b' * 16}-01", f"00-{'a' * 32}-{'b' * 16}-01"),
+        ("somebody's", ""),
+    ],
+)
+def test_where_an_exchange_stands_goes_along(trace: str, kept: str):
+    """What is counted keeps it only where somebody will look at the trace."""
+    facts = replace(FACTS, trace=trace)
+    told = record(facts=facts.encode().decode())
+
+    assert trace == told.traceparent
+    assert kept == from_pb_record(told).trace
 
 
 def test_rows_come_back_as_they_went():

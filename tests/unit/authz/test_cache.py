@@ -1,6 +1,7 @@
 """What the cache remembers, for how long, and what it costs; the clock is by hand."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 from structlog.testing import capture_logs
@@ -11,6 +12,7 @@ from tollhouse.authz.cache import (
     KEPT_SECONDS,
     RETRY_SECONDS,
     Cache,
+    Lookup,
     Unasked,
     Undecided,
 )
@@ -54,11 +56,13 @@ class Remembered:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.lookups = Counter[Lookup]()
         self.cache = Cache[str](
             lambda value: (f"key {value.lower()}", "tenant acme"),
             most_known=3,
             most_unknown=3,
             clock=store.clock,
+            lookups=self.lookups,
         )
 
     async def get(self, digest: str) -> str | None:
@@ -84,6 +88,22 @@ async def test_known(store, cache):
 
     assert [await cache.get("a") for _ in range(5)] == ["A"] * 5
     assert store.asked == [("a", None)]
+
+
+async def test_lookups_are_counted_by_what_was_known(store, cache):
+    """What Redis is asked ahead of time, nobody waits for: a hit. So is living on."""
+    store.values["a"] = "A"
+    for digest in ("a", "a", "b", "b", "b"):
+        await cache.get(digest)
+    store.now += AHEAD_SECONDS
+    await cache.get("a")
+    await settle()
+    store.now += FRESH_SECONDS
+    store.failure = Unavailable("away")
+    await cache.get("a")
+    await cache.get("a")
+
+    assert {Lookup.MISS: 3, Lookup.HIT: 3, Lookup.NEGATIVE: 2} == cache.lookups
 
 
 async def test_unknown(store, cache):

@@ -16,6 +16,7 @@ from tollhouse.cli.bootstrap import (
 )
 from tollhouse.cli.envoy_tls import Tls
 from tollhouse.cli.places import default_envoy
+from tollhouse.core.catalog import Telemetry, Traceparent
 
 ENVOY = default_envoy()
 FRONTEND = Address(path="/run/frontend.sock")
@@ -72,10 +73,21 @@ def test_every_placeholder_gets_its_value():
     assert {"address": "127.0.0.1", "port_value": 12346} == bootstrap["admin"][
         "address"
     ]["socket_address"]
-    [log] = manager(bootstrap)["access_log"]
-    assert log["typed_config"]["path"] == "/state/ledger.jsonl"
+    assert ["/state/ledger.jsonl", "/dev/stdout"] == log_paths(bootstrap)
     assert '"/etc/meter.lua"' in text
     assert '"/etc/errors.lua"' in text
+
+
+def log_paths(bootstrap: Any) -> list[str]:
+    logs = manager(bootstrap)["access_log"]
+    return [it["typed_config"]["path"] for it in logs]
+
+
+def test_the_log_of_requests_may_be_a_file():
+    """In a pod it is what the container says; `up` keeps it beside the others."""
+    bootstrap = rendered(request_log=Path("/state/logs/access.log"))
+
+    assert ["/state/ledger.jsonl", "/state/logs/access.log"] == log_paths(bootstrap)
 
 
 def test_each_extproc_process_is_an_endpoint():
@@ -99,7 +111,7 @@ def test_clusters_that_are_not_ours_keep_their_endpoints():
 
 def test_rendering_changes_nothing_else():
     """What a typed round trip drops is a default, and `5xx` keeps its name."""
-    bootstrap = rendered()
+    bootstrap = rendered(telemetry=Telemetry())
     assert bootstrap["static_resources"]["listeners"][0].pop("enable_reuse_port")
 
     assert [] == sorted(lost(yaml.safe_load(ENVOY.read_text()), bootstrap))
@@ -131,8 +143,8 @@ def lost(before, after, path=""):
             for index, pair in enumerate(zip(before, after, strict=True)):
                 yield from lost(*pair, f"{path}[{index}]")
         case _:
-            same = str(before) == str(after) or seconds(before) == seconds(after)
-            if not same and not is_filled(path):
+            same = before == after or str(before) == str(after)
+            if not (same or seconds(before) == seconds(after)) and not is_filled(path):
                 yield path
 
 
@@ -146,6 +158,19 @@ def seconds(value) -> float | None:
         return float(str(value).removesuffix("s"))
     except ValueError:
         return None
+
+
+@pytest.mark.parametrize("policy", Traceparent)
+def test_traces_are_kept_as_said(policy):
+    """Who may begin them, and how many leave; without a word, none."""
+    bootstrap = rendered(telemetry=Telemetry(policy, 0.25))
+    [early] = manager(bootstrap)["early_header_mutation_extensions"]
+    removed = {it.get("remove") for it in early["typed_config"]["mutations"]}
+
+    assert manager(bootstrap)["tracing"]["random_sampling"] == {"value": 25.0}
+    assert ("traceparent" in removed) is (policy is Traceparent.RESTART)
+    assert {"b3", "baggage", "x-client-trace-id"} <= removed
+    assert manager(rendered())["tracing"]["random_sampling"] == {}
 
 
 def test_a_backend_behind_tls_is_verified():
@@ -230,8 +255,8 @@ def test_every_fault_is_named_with_its_place(tmp_path):
         f"{at}.drain_timeout: Invalid duration string",
         f"{at}.http_filters[0].typed_config.max_request_byte: {typo}",
         f"{at}.http_filters[1].typed_config.@type: there is no type",
-        "static_resources.clusters[2].lb_policy: Unknown value LEAST_REQUESTS",
-        "static_resources.clusters[2].connect_timeout: ",
+        "static_resources.clusters[3].lb_policy: Unknown value LEAST_REQUESTS",
+        "static_resources.clusters[3].connect_timeout: ",
     }
     lines = str(failure.value).splitlines()
     found = {

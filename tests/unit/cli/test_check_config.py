@@ -129,6 +129,27 @@ def test_the_repositorys_files_are_fine(capsys):
             "",
             id="(values are not judged)",
         ),
+        *(
+            pytest.param(
+                '"%REQ(USER-AGENT):128%"',
+                f'"{operator}"',
+                f"access_log[1].typed_config: would log {what}",
+                "take that out",
+                id=f"logged: {operator}",
+            )
+            for operator, what in (
+                ("%REQ(AUTHORIZATION)%", "`authorization`"),
+                ("%REQ(USER-AGENT?X-API-Key):9% more", "`x-api-key`"),
+                ("%REQ(cookie)%", "`cookie`"),
+                ("%RESP(SET-COOKIE)%", "`set-cookie`"),
+                ("%REQ(x-tollhouse-admitted)%", "`x-tollhouse-admitted`"),
+                ("%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%", "the query"),
+                ("%REQ(Referer)%", "the query"),
+                ("%PATH(WQ)%", "the query"),
+                ("%PATH%", "the query"),
+                ("%QUERY_PARAM(key)%", "the query"),
+            )
+        ),
         pytest.param(
             "access_log_options: { access_log_flush_interval: 5s }",
             "access_log_options: { access_log_flush_interval: 60s }",
@@ -140,7 +161,7 @@ def test_the_repositorys_files_are_fine(capsys):
             "  - name: tiny-chat\n",
             "  - name: tiny-chatter\n",
             "clusters: model `tiny-chat` of tollhouse.yaml goes to cluster `tiny-chat`",
-            "authz, extproc, tiny-chatter, tiny-chat-grpc, tiny-chat-http in"
+            "authz, extproc, collector, tiny-chatter, tiny-chat-grpc, tiny-chat-http in"
             " models.tiny-chat.cluster",
             id="cluster missing",
         ),

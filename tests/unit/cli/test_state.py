@@ -105,14 +105,16 @@ def test_a_directory_that_can_not_be_is_refused(tmp_path):
 
 def test_logs_begin_anew_with_each_start(state):
     """The last run's are kept; those of the run before that go."""
-    log = state.logs / "redis.log"
+    logs = [state.logs / "redis.log", state.logs / "access.log"]
     with state.hold():
         for text in ("first", "second"):
-            log.write_text(text)
+            for log in logs:
+                log.write_text(text)
             state.rotate_logs(["redis", "envoy"])
 
-        assert not log.exists()
-        assert (state.logs / "redis.log.1").read_text() == "second"
+        for log in logs:
+            assert not log.exists()
+            assert log.with_suffix(".log.1").read_text() == "second"
 
 
 def test_a_log_that_grew_too_large_begins_anew(state):

@@ -47,6 +47,7 @@ from tollhouse.core.limits import Allowance, Debit, Limit, Measure, Scope
 from tollhouse.core.problems import Kind, ProtocolError
 from tollhouse.core.reservation import Granted, Quota, Refused
 from tollhouse.core.surface import GRPC_SERVICE, STREAM_INFER
+from tollhouse.core.usage import decode_facts
 
 ID = exchange_id(1_700_000_000_000, b"0123456789")
 ALLOWANCE = Allowance(requests_per_minute=60, units_per_minute=1000, concurrent=2)
@@ -380,6 +381,17 @@ def test_counts_exactly_where_there_is_a_tokenizer():
 
     assert isinstance(reserve, Reserve)
     assert 23 + 4 == reserve.reservation.facts.input_estimate
+
+
+def test_the_facts_say_where_the_exchange_stands():
+    """Whoever settles and bills it has nothing else to tell its trace by."""
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    started = Admission(ID, CATALOG, Experience(), trace=trace)
+    started.receive(headers())
+    reserve = started.receive(body())
+
+    assert isinstance(reserve, Reserve)
+    assert trace == decode_facts(reserve.reservation.facts.encode()).trace
 
 
 def test_the_facts_name_what_was_charged():

@@ -29,16 +29,18 @@ def problem(status: int, body: str | None = None) -> str:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dialect", [Dialect.OPENAI, Dialect.ANTHROPIC, Dialect.TRITON])
-@pytest.mark.parametrize("param", [None, "max_tokens"])
-def test_says_it_as_the_services_would(name, dialect, param):
+@pytest.mark.parametrize(
+    ("param", "trace"), [(None, None), ("max_tokens", None), (None, "0af7" * 8)]
+)
+def test_says_it_as_the_services_would(name, dialect, param, trace):
     """One closed list: status, type and code are those of core.problems."""
-    said = json.loads(module["body"](name, dialect, param))
+    said = json.loads(module["body"](name, dialect, param, trace))
     inner = said["error"]
     message = inner if dialect is Dialect.TRITON else inner["message"]
     expected = Problem(Kind[name], message, param)
 
     assert expected.status == module["status"](name)
-    assert json.loads(expected.body(dialect)) == said
+    assert json.loads(expected.body(dialect, trace or "")) == said
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda it: it.path)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tollhouse.adapters.tracing import Tracing
 from tollhouse.adapters.triton import Inference, Patience, Triton
 from tollhouse.cli.engine import release_dir
 from tollhouse.core.problems import Kind, Problem
@@ -14,8 +15,10 @@ from tollhouse.frontend.contract import CONTRACTS
 from tollhouse.frontend.generation import Model
 from tollhouse.frontend.release import Release
 from tollhouse.frontend.service import Prepared, Service
+from tollhouse.frontend.trail import Trail
 
 RELEASE = Release.open(release_dir())
+UNTOLD = Trail(Tracing(), "")
 
 
 class Recorded(Exception):
@@ -47,7 +50,8 @@ async def prepare(
     """Prepare a chat."""
     messages = [{"role": "user", "content": "hi"}]
     body = {"model": "m", "messages": messages} | fields
-    return await serving.prepare(parse_chat(json.dumps(body).encode()), headers or {})
+    request = parse_chat(json.dumps(body).encode())
+    return await serving.prepare(request, headers or {}, UNTOLD)
 
 
 async def sent(
@@ -166,7 +170,7 @@ async def test_a_model_without_a_template_serves_no_chat():
     with pytest.raises(Problem) as caught:
         await prepare(service(release=release))
     completion = parse_completion(b'{"model":"m","prompt":"<|im_end|>"}')
-    prepared = await service(release=release).prepare(completion, {})
+    prepared = await service(release=release).prepare(completion, {}, UNTOLD)
 
     assert caught.value.kind is Kind.INVALID_REQUEST
     assert prepared.usage().input_tokens == 1  # a completion's prompt goes as it is

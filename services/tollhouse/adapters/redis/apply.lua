@@ -8,7 +8,7 @@
 --   uncached_input, cached_input, output, reasoning; all in slot {b<k>}
 -- ARGV: S, R; the hours of the seen sets; per row: tenant, row name, when it is to be
 --   sealed (Unix seconds); per record: seen number, row number, 16-byte id, kind,
---   uncached input, cached input, output and reasoning tokens
+--   uncached input, cached input, output and reasoning tokens, traceparent if sampled
 -- Reply: one letter per record, in order: A applied, D duplicate, O too old
 local FIXED = 5
 local sets, rows = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -21,8 +21,8 @@ for set = 1, sets do
 end
 
 -- Sums first, so that a batch writes each window once: less to log and to fsync.
-local answer, sums, counts, kinds, touched = {}, {}, {}, {}, {}
-for at = 3 + sets + 3 * rows, #ARGV, 8 do
+local answer, sums, counts, kinds, touched, traces = {}, {}, {}, {}, {}, {}
+for at = 3 + sets + 3 * rows, #ARGV, 9 do
   local set, row = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
   if closed[set] then
     answer[#answer + 1] = 'O'
@@ -40,6 +40,9 @@ for at = 3 + sets + 3 * rows, #ARGV, 8 do
         local window = FIXED + sets + 5 * (row - 1) + 1 + series
         sums[window] = (sums[window] or 0) + quantity
         counts[window] = (counts[window] or 0) + 1
+        if ARGV[at + 8] ~= '' then
+          traces[window] = traces[window] or ARGV[at + 8]
+        end
       end
     end
   end
@@ -63,5 +66,11 @@ end
 for window, sum in pairs(sums) do
   redis.call('HINCRBY', KEYS[window], 'total', sum)
   redis.call('HINCRBY', KEYS[window], 'n', counts[window])
+end
+-- The first stays until it is sealed: one write a chunk, however many are sampled.
+for window, trace in pairs(traces) do
+  if not redis.call('HGET', KEYS[window], 'trace') then
+    redis.call('HSET', KEYS[window], 'trace', trace)
+  end
 end
 return table.concat(answer)

@@ -23,7 +23,9 @@ A shard is crc16 of the tenant mod 16, its tag `{b<k>}`; hours count from 1970, 
 
 A window counts `total` tokens of `n` records; `sealed` of them are in chunks, and of
 these `accepted` with the provider, `parked` or `discarded`. `seq` is that of its last
-chunk, which is under way while `open` has it too. Times are Unix seconds.
+chunk, which is under way while `open` has it too. `trace` is where one of the records
+that are not sealed stands in a trace, if any is of one that is kept: its next chunk
+takes it along. Times are Unix seconds.
 """
 
 from functools import lru_cache

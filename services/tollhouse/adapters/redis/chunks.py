@@ -25,6 +25,7 @@ from tollhouse.core.chunk import (
     timestamp,
 )
 from tollhouse.core.meter import event_name
+from tollhouse.core.trace_context import parse_traceparent
 from tollhouse.core.windows import BILLED, Position
 
 SENT_SECONDS = 40 * 24 * 3600
@@ -36,7 +37,7 @@ _conclude, _reject = Script.load("conclude.lua"), Script.load("reject.lua")
 _NUMBERS = ("attempts", "doubt_at", "doubted", "begun_at", "verify_at", "absent_at")
 _FIELDS = (
     *("value", "timestamp", "identifier", "event_name", "provider", "customer"),
-    *("state", "reason", *_NUMBERS),
+    *("state", "reason", *_NUMBERS, "trace"),
 )
 _BROKEN_SECONDS = 3600
 
@@ -286,6 +287,7 @@ def _stored(
             identifier=values["identifier"],
             event_name=values["event_name"],
             account=Account(values["provider"], values["customer"]),
+            trace=parse_traceparent(values.get("trace")),
         )
         progress = Progress(
             state=State(values["state"]),

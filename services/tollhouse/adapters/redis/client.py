@@ -8,7 +8,7 @@ whoever repeats it must do so under the same id.
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from tollhouse.core.problems import Unavailable
 
 __all__ = [
     "Argument",
+    "Observe",
     "Redis",
     "RedisReplyError",
     "Reply",
@@ -42,9 +43,16 @@ class Redis:
     cluster the keys of one command share a slot; commands of one call need not.
     """
 
-    def __init__(self, servers: Node | Cluster, budget_seconds: float) -> None:
+    def __init__(
+        self,
+        servers: Node | Cluster,
+        budget_seconds: float,
+        observe: "Observe | None" = None,
+    ) -> None:
         self._servers = servers
         self.budget_seconds = budget_seconds
+        self.observe = observe
+        """Told of every script that is run here."""
 
     @classmethod
     async def connect(
@@ -53,6 +61,7 @@ class Redis:
         *,
         budget_seconds: float = 0.05,
         is_quiet: bool = False,
+        observe: "Observe | None" = None,
     ) -> "Redis":
         """Start keeping connections to a Redis; a URL alone is one without users.
 
@@ -69,7 +78,7 @@ class Redis:
         else:
             servers = Node(Address.parse(access.url), access, refusals)
         await servers.wait_connected(CONNECT_WAIT_SECONDS)
-        return cls(servers, budget_seconds)
+        return cls(servers, budget_seconds, observe)
 
     @property
     def connected(self) -> bool:
@@ -135,15 +144,20 @@ class Script:
     repeated with the same arguments.
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, name: str = "") -> None:
         self.source = source
+        self.name = name
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
     @classmethod
     def load(cls, *names: str) -> Self:
-        """Read files beside this one as one script; the last calls the first ones."""
+        """Read files beside this one as one script; the last calls the first ones.
+
+        It is named for the last.
+        """
         folder = Path(__file__).parent
-        return cls("\n".join((folder / name).read_text("utf-8") for name in names))
+        source = "\n".join((folder / name).read_text("utf-8") for name in names)
+        return cls(source, names[-1].removesuffix(".lua"))
 
     async def __call__(
         self,
@@ -152,27 +166,64 @@ class Script:
         arguments: Sequence[Argument],
         *,
         budget_seconds: float | None = None,
+        observe: "Observe | None" = None,
     ) -> Reply:
         """Run it within a budget, else the client's. Raises what `Redis.call` does."""
         if budget_seconds is None:
             budget_seconds = redis.budget_seconds
         runs = ((self, keys, arguments),)
-        (reply,) = await run_all(redis, runs, budget_seconds=budget_seconds)
+        (reply,) = await run_all(
+            redis, runs, budget_seconds=budget_seconds, observe=observe
+        )
         return reply
 
 
 Run = tuple[Script, Sequence[str], Sequence[Argument]]
 """One run of a script: its keys and arguments."""
 
+Observe = Callable[[Run, int, int, str], None]
+"""Is told of a run after it, for metrics and spans; must neither wait nor raise.
+
+From when until when it was under way, in Unix nanoseconds, and "", the code of its
+error reply (those of Lua are ERR), or UNREACHED. Of several runs of one script in a
+round trip it is told of the first, and of the first with each error: a time is one of a
+round trip. The keys name the slot; an argument is nobody's business.
+"""
+UNREACHED = "UNREACHED"
+"""Redis was away or took too long; it may be run or not."""
+_NOBODY = (None, None)
+
 
 async def run_all(
-    redis: Redis, runs: Sequence[Run], *, budget_seconds: float
+    redis: Redis,
+    runs: Sequence[Run],
+    *,
+    budget_seconds: float,
+    observe: Observe | None = None,
 ) -> list[Reply]:
     """Run scripts in order, in one round trip.
 
     Raises for the first that failed; by then any number may have been applied. Where
     Redis has forgotten a script all are run again, once, which each must allow.
+    `observe` is told of them, beside who is told of all.
     """
+    started_ns, observers = time.time_ns(), (redis.observe, observe)
+    try:
+        replies = await _replies(redis, runs, budget_seconds)
+    except Unavailable:
+        _tell(observers, runs, started_ns)
+        raise
+    if observers != _NOBODY:
+        _tell(observers, runs, started_ns, replies)
+    for reply in replies:
+        if isinstance(reply, RedisReplyError):
+            raise failure(reply)
+    return replies
+
+
+async def _replies(
+    redis: Redis, runs: Sequence[Run], budget_seconds: float
+) -> list[Reply]:
     deadline = time.monotonic() + budget_seconds
     commands = [
         ("EVALSHA", script.sha, len(keys), *keys, *arguments)
@@ -187,11 +238,37 @@ async def run_all(
             raise Unavailable("Redis took too long")
         replies = await redis.call_many([*loads, *commands], budget_seconds=left)
         replies = replies[len(loads) :]
-    for reply in replies:
-        if isinstance(reply, RedisReplyError):
-            raise failure(reply)
     return replies
 
 
 def _is_unknown(reply: Reply) -> bool:
     return isinstance(reply, RedisReplyError) and reply.code == "NOSCRIPT"
+
+
+def _tell(
+    observers: Iterable[Observe | None],
+    runs: Sequence[Run],
+    started_ns: int,
+    replies: Sequence[Reply] | None = None,
+) -> None:
+    """Tell who wants to know; without replies Redis was not reached."""
+    ended_ns = time.time_ns()
+    for run, error in _apart(runs, replies):
+        for observe in observers:
+            if observe is not None:
+                observe(run, started_ns, ended_ns, error)
+
+
+def _apart(
+    runs: Sequence[Run], replies: Sequence[Reply] | None
+) -> Iterable[tuple[Run, str]]:
+    """The first run of each script that went well, and the first with each error."""
+    errors = [UNREACHED] * len(runs)
+    if replies is not None:
+        errors = [it.code if isinstance(it, RedisReplyError) else "" for it in replies]
+    if len(runs) == 1:  # all there is in the way of a request
+        return ((runs[0], errors[0]),)
+    first: dict[tuple[str, str], Run] = {}
+    for run, error in zip(runs, errors, strict=True):
+        first.setdefault((run[0].name, error), run)
+    return [(run, error) for (_, error), run in first.items()]

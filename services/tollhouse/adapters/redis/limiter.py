@@ -7,7 +7,14 @@ from dataclasses import replace
 
 from tollhouse.adapters.redis import shards
 from tollhouse.adapters.redis.answer import OVER, STALE, Answer
-from tollhouse.adapters.redis.client import Argument, Redis, Reply, Run, run_all
+from tollhouse.adapters.redis.client import (
+    Argument,
+    Observe,
+    Redis,
+    Reply,
+    Run,
+    run_all,
+)
 from tollhouse.adapters.redis.connection import failure
 from tollhouse.adapters.redis.steps import (
     CLOSED_MS,
@@ -20,7 +27,13 @@ from tollhouse.adapters.redis.steps import (
 )
 from tollhouse.adapters.redis.stored import Stored
 from tollhouse.core import room
-from tollhouse.core.exchange import Beat, Release, Settlement, nothing_used
+from tollhouse.core.exchange import (
+    Beat,
+    Release,
+    Settlement,
+    abandoned,
+    nothing_used,
+)
 from tollhouse.core.ids import created_ms
 from tollhouse.core.limits import Debit
 from tollhouse.core.problems import ProtocolError, Unavailable
@@ -34,6 +47,8 @@ REAPED_AT_ONCE = 100
 
 Located = tuple[int, str]
 """Slot and id of an exchange."""
+_Written = tuple[Writing, Settlement]
+"""A step and what its record says."""
 _PERIODS_TRIED = 3
 """By the exchange's time, by Redis', and once more where a period ends meanwhile."""
 
@@ -63,7 +78,11 @@ class Limiter:
             await asyncio.wait(self._giving_back)
 
     async def reserve(
-        self, reservation: Reservation, *, budget_seconds: float | None = None
+        self,
+        reservation: Reservation,
+        *,
+        budget_seconds: float | None = None,
+        observe: Observe | None = None,
     ) -> Granted | Refused:
         """Take the estimate from every limit at once, or from none.
 
@@ -82,7 +101,7 @@ class Limiter:
         for index in range(len(sides(reservation, at_ms))):
             try:
                 answer = await self._take(
-                    reservation, index, taken, at_ms, budget_seconds
+                    reservation, index, taken, at_ms, budget_seconds, observe
                 )
             except Unavailable as error:
                 if index and not error.transient and reservation.so_far is None:
@@ -102,20 +121,25 @@ class Limiter:
             taken = reservation.so_far.debits
         return room.granted(limits, [it or 0 for it in levels], taken, shadowed)
 
-    async def _take(
+    async def _take(  # noqa: PLR0917 - one caller, next to it
         self,
         reservation: Reservation,
         index: int,
         elsewhere: tuple[Debit, ...],
         at_ms: int,
         budget_seconds: float | None,
+        observe: Observe | None,
     ) -> Answer:
         """Reserve in one slot, once more if budgets have come into another period."""
         for _ in range(_PERIODS_TRIED):
             side = sides(reservation, at_ms)[index]
             script, keys, arguments = self._steps.reserve(reservation, side, elsewhere)
             reply = await script(
-                self._redis, keys, arguments, budget_seconds=budget_seconds
+                self._redis,
+                keys,
+                arguments,
+                budget_seconds=budget_seconds,
+                observe=observe,
             )
             if reply[0] == OVER:
                 raise Unavailable("the exchange is over", transient=False)
@@ -139,22 +163,24 @@ class Limiter:
         with contextlib.suppress(Unavailable):
             await self._release(places, kept_ms=0)
 
-    async def release(self, reservation: Reservation) -> None:
+    async def release(
+        self, reservation: Reservation, *, observe: Observe | None = None
+    ) -> None:
         """Give back all a reservation took, whether it was granted or not."""
         id_ = reservation.exchange_id
         found = sides(reservation, created_ms(id_))
-        await self._release([(side.slot, id_) for side in found])
+        await self._release([(side.slot, id_) for side in found], observe=observe)
 
     async def apply(
         self,
         releases: Sequence[Release],
         beats: Sequence[Beat],
         settlements: Sequence[Settlement],
-    ) -> set[int]:
+    ) -> list[Settlement]:
         """Do what a stretch of the ledger asks for, in one round trip as a rule.
 
-        Returns the shards whose outbox got records. All is done when this returns; on
-        Unavailable repeat the whole.
+        Returns those that were not settled before: their tenants' outboxes got records.
+        All is done when this returns; on Unavailable repeat the whole.
         """
         # They start in this order in one turn of the loop, so they share a write.
         places = [(shards.shard(it.tenant), it.exchange_id) for it in releases]
@@ -164,7 +190,7 @@ class Limiter:
             self.beat_many(beats),
             self.settle_many(settlements),
         )
-        return released | settled
+        return released + settled
 
     async def beat_many(self, beats: Sequence[Beat]) -> None:
         """Extend leases, keep counts, charge what exceeds the reservations."""
@@ -173,17 +199,17 @@ class Limiter:
             [steps.beat(slot, beat) for beat in beats for slot in slots(beat.facts)]
         )
 
-    async def settle_many(self, settlements: Sequence[Settlement]) -> set[int]:
+    async def settle_many(self, settlements: Sequence[Settlement]) -> list[Settlement]:
         """Settle exchanges; returns as `apply` does."""
         return await self._write(
             [
-                self._steps.settle(slot, settlement)
+                (self._steps.settle(slot, settlement), settlement)
                 for settlement in settlements
                 for slot in slots(settlement.facts)
             ]
         )
 
-    async def reap_expired(self) -> set[int]:
+    async def reap_expired(self) -> list[Settlement]:
         """Close every exchange whose lease has run out; returns as `apply` does."""
         return await self.reap(await self.expired())
 
@@ -208,9 +234,12 @@ class Limiter:
             for exchange_id in ids
         ]
 
-    async def reap(self, expired: Sequence[Located]) -> set[int]:
-        """Close these exchanges, unless they are over or their lease was extended."""
-        reaping: list[Writing] = []
+    async def reap(self, expired: Sequence[Located]) -> list[Settlement]:
+        """Close these exchanges, unless they are over or their lease was extended.
+
+        Returns those that were closed so, with what they are billed for.
+        """
+        reaping: list[_Written] = []
         lost: list[Run] = []
         broken: list[tuple[str, str]] = []
         late: list[Located] = []
@@ -226,9 +255,9 @@ class Limiter:
             elif place in released:
                 late.append(place)
             else:
-                reaping.append(
-                    self._steps.reap(slot, exchange_id, stored.facts, stored.ended_ms)
-                )
+                facts, beat = stored.facts, stored.last_beat(exchange_id)
+                run = self._steps.reap(slot, exchange_id, facts, stored.ended_ms)
+                reaping.append((run, abandoned(exchange_id, facts, beat)))
         await self._many(broken)
         await self._run(lost)
         await self._release(late)
@@ -268,16 +297,21 @@ class Limiter:
         )
 
     async def _release(
-        self, places: Sequence[Located], *, kept_ms: int = RELEASED_MS
-    ) -> set[int]:
-        steps, written = self._steps, set[int]()
+        self,
+        places: Sequence[Located],
+        *,
+        kept_ms: int = RELEASED_MS,
+        observe: Observe | None = None,
+    ) -> list[Settlement]:
+        steps, written = self._steps, list[Settlement]()
         known: list[Facts | None] = [None] * len(places)
         while places:
             replies = await self._run(
                 [
                     steps.release(*place, facts, kept_ms)
                     for place, facts in zip(places, known, strict=True)
-                ]
+                ],
+                observe,
             )
             held = [
                 place
@@ -296,26 +330,30 @@ class Limiter:
                     nothing = nothing_used(
                         exchange_id, stored.facts, stored.started_ms, stored.ended_ms
                     )
-                    taken_back.append(steps.settle(slot, nothing))
-            written |= await self._write(taken_back)
+                    taken_back.append((steps.settle(slot, nothing), nothing))
+            written += await self._write(taken_back)
         return written
 
-    async def _write(self, writings: Sequence[Writing]) -> set[int]:
+    async def _write(self, writings: Sequence[_Written]) -> list[Settlement]:
         """Run what writes records, again where the script names another hour."""
-        written = set()
+        written = []
         while writings:
-            replies = await self._run([it.run(it.hour) for it in writings])
+            replies = await self._run([it.run(it.hour) for it, _ in writings])
             again = []
-            for writing, reply in zip(writings, replies, strict=True):
+            for (writing, of), reply in zip(writings, replies, strict=True):
                 if reply == 1 and writing.hour is not None:
-                    written.add(writing.slot)
+                    written.append(of)
                 elif reply < 0:
-                    again.append(replace(writing, hour=-reply))
+                    again.append((replace(writing, hour=-reply), of))
             writings = again
         return written
 
-    async def _run(self, runs: Sequence[Run]) -> list[Reply]:
-        return await run_all(self._redis, runs, budget_seconds=BATCH_SECONDS)
+    async def _run(
+        self, runs: Sequence[Run], observe: Observe | None = None
+    ) -> list[Reply]:
+        return await run_all(
+            self._redis, runs, budget_seconds=BATCH_SECONDS, observe=observe
+        )
 
     async def _stored(self, places: Sequence[Located]) -> list[Stored | None]:
         keys = [shards.exchange(slot, exchange_id) for slot, exchange_id in places]

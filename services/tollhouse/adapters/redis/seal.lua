@@ -14,7 +14,8 @@ local FIXED, STEP = 4, 7
 local answer, rest = {}, false
 for at = FIXED + 1, #ARGV, STEP do
   local key = 3 + 3 * ((at - FIXED - 1) / STEP)
-  local window = redis.call('HMGET', KEYS[key], 'total', 'sealed', 'seq', 'open')
+  local window = redis.call('HMGET', KEYS[key], 'total', 'sealed', 'seq', 'open',
+    'trace')
   local total, sealed = tonumber(window[1] or 0), tonumber(window[2] or 0)
   local seq = tonumber(ARGV[at + 1])
   local letter = 'N'
@@ -33,6 +34,10 @@ for at = FIXED + 1, #ARGV, STEP do
         'provider', ARGV[at + 5], 'customer', ARGV[at + 6], 'state', 'open',
         'attempts', 0, 'doubt_at', 0, 'doubted', 0, 'begun_at', 0, 'verify_at', 0,
         'absent_at', 0, 'reason', '', 'sealed_at', ARGV[2])
+      if window[5] then
+        redis.call('HSET', KEYS[key + 1], 'trace', window[5])
+        redis.call('HDEL', KEYS[key], 'trace')
+      end
       redis.call('SET', KEYS[key + 2], id, 'EX', ARGV[4])
       redis.call('ZADD', KEYS[2], ARGV[2], id)
     end

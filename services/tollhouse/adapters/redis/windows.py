@@ -69,7 +69,7 @@ class Windows:
         ]
         return Outcome(
             applied=sum(outcome.applied for outcome in outcomes),
-            duplicates=sum(outcome.duplicates for outcome in outcomes),
+            repeated=tuple(it for outcome in outcomes for it in outcome.repeated),
             rejected=tuple(it for outcome in outcomes for it in outcome.rejected),
         )
 
@@ -148,6 +148,7 @@ class _Batch:
             usage.cached_input_tokens,
             usage.output_tokens,
             usage.reasoning_tokens,
+            posting.trace,
         )
 
     def run(self, cadence: Cadence, now: int) -> Run:
@@ -163,13 +164,12 @@ class _Batch:
         return _apply, keys, arguments + self._records
 
     def outcome(self, letters: bytes) -> Outcome:
+        found = list(zip(self._ids, letters, strict=True))
         return Outcome(
             applied=letters.count(b"A"),
-            duplicates=letters.count(b"D"),
+            repeated=tuple(id_ for id_, letter in found if letter == ord("D")),
             rejected=tuple(
-                Rejected(record_id, _TOO_OLD)
-                for record_id, letter in zip(self._ids, letters, strict=True)
-                if letter == ord("O")
+                Rejected(id_, _TOO_OLD) for id_, letter in found if letter == ord("O")
             ),
         )
 

@@ -17,7 +17,7 @@ from tests.e2e.edge.backend import Received
 
 _STRIP = "early_header_mutation removes x-tollhouse-*"
 _ENVOY = "early_header_mutation removes x-envoy-*"
-_TRACE = "early_header_mutation removes what names a trace"
+_TRACE = "early_header_mutation removes what names a trace; Envoy begins its own"
 _PRIVATE = "request_headers_to_remove of the routes to backends"
 _PROOF = b"x-tollhouse-admitted: " + words.PROOF
 _CLUSTER = "x-tollhouse-cluster: tiny-chat"
@@ -66,12 +66,13 @@ _TRACES = [
     (
         40,
         "a trace id of the client's choice",
-        "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        f"traceparent: 00-{words.TRACE}-00f067aa0ba902b7-01",
     ),
     (41, "trace state of the client's choice", "tracestate: evil=1"),
     (42, "baggage that later services would trust", "baggage: tenant=evil"),
     (43, "a trace id, Zipkin's way", "x-b3-traceid: 463ac35c9f6413ad48485a3953bb6124"),
     (44, "a trace in one header, Zipkin's way", "b3: 0"),
+    (45, "a trace that is kept because a client says so", "x-client-trace-id: evil"),
 ]
 _PRIVATES = [
     (
