@@ -1,17 +1,20 @@
 # The tasks of this repository. `make help` lists them; ARGS="..." is passed on.
 .DEFAULT_GOAL := help
-.PHONY: setup up test e2e attacks chaos soak check gen lock bench help
+.PHONY: setup setup-tests up test e2e attacks chaos soak rollout check deploy-check gen lock bench help
 
 setup: ## Install what is missing into .venv and .tools; quick when nothing is
 	@scripts/setup.sh
 
+setup-tests:
+	@scripts/setup.sh --tests
+
 up: setup ## Start the whole gateway on loopback
 	@.venv/bin/tollhouse up $(ARGS)
 
-test: setup ## Run every test, on real Envoy, Redis and Triton
+test: setup-tests ## Run every test, on real Envoy, Redis and Triton
 	@.venv/bin/python -m pytest -q -n 2 $(ARGS)
 
-e2e: setup ## Run the end-to-end tests only
+e2e: setup-tests ## Run the end-to-end tests only
 	@.venv/bin/python -m pytest -q tests/e2e $(ARGS)
 
 attacks: setup ## Try every attack, and every guard's absence; write docs/security.md
@@ -23,6 +26,9 @@ chaos: setup ## Kill parts at random and compare the books: 25 minutes
 
 soak: setup ## Keep the aggregator away for 10 minutes under load
 	@.venv/bin/python -m tests.chaos.soak $(ARGS)
+
+rollout: setup ## Replace gateways under 100 running streams, ten times: 4 minutes
+	@.venv/bin/python -m tests.rollout $(ARGS)
 
 check: setup ## Lint, types, import rules, protos, configuration
 	.venv/bin/ruff check --quiet --output-format concise
@@ -39,6 +45,9 @@ check: setup ## Lint, types, import rules, protos, configuration
 gen: setup ## Generate services/tollhouse/pb from protos/
 	@.venv/bin/python protos/generate.py
 
+deploy-check: setup-tests ## Check deploy/: manifests, compose.yaml, images, rules; deploys nothing
+	@.venv/bin/python -m deploy.check
+
 lock: setup ## Pin the dependencies anew: make lock ARGS=--upgrade
 	@scripts/lock.sh $(ARGS)
 
@@ -46,4 +55,4 @@ bench: setup ## Measure the gateway beside Envoy alone and the bare shape
 	@.venv/bin/python -m bench.run $(ARGS)
 
 help: ## List the targets
-	@grep -E '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

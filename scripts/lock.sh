@@ -11,8 +11,12 @@ compile=(
 )
 every_group=(--extra frontend --extra stripe --extra simulate --group dev --group uv)
 
-"${compile[@]}" pyproject.toml --extra frontend --extra stripe -o requirements.lock "$@"
-"${compile[@]}" pyproject.toml "${every_group[@]}" -c requirements.lock -o requirements-dev.lock "$@"
+# What the images have: the gateway's, and the frontend's beside each Triton.
+"${compile[@]}" pyproject.toml --extra stripe -o requirements.lock "$@"
+"${compile[@]}" pyproject.toml --extra frontend -c requirements.lock -o requirements-frontend.lock "$@"
+"${compile[@]}" pyproject.toml "${every_group[@]}" -c requirements.lock -c requirements-frontend.lock \
+  -o requirements-dev.lock "$@"
+"${compile[@]}" --group build -c requirements-dev.lock -o requirements-build.lock "$@"
 "${compile[@]}" --group engine -o requirements-engine.lock "$@"
 "${compile[@]}" --group triton --no-deps -o requirements-triton.lock "$@"
 "${compile[@]}" --group uv -o requirements-uv.lock "$@"

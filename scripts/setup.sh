@@ -3,6 +3,7 @@
 # against the hashes of a lock file. Idempotent, and quick when nothing is missing.
 #
 #   scripts/setup.sh             install
+#   scripts/setup.sh --tests     install what only tests need, too: Prometheus
 #   scripts/setup.sh --missing   print the missing Debian packages, install nothing
 #
 # PYTHON           the interpreter, 3.11 or 3.12 (default: python3)
@@ -19,6 +20,7 @@ tools=$(realpath --canonicalize-missing "${TOLLHOUSE_TOOLS:-.tools}")
 triton=$tools/triton/pytriton/tritonserver
 engine_venv=$tools/engine-venv
 javascript=$tools/javascript
+prometheus=$tools/prometheus
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() {
@@ -158,6 +160,39 @@ set_up_javascript() {
   mark_done "$javascript" "$mark"
 }
 
+# Prometheus and promtool out of Debian's package: unpacked, not installed, so nobody has
+# to be root and no daemon starts. apt holds it to the archive's signature. No version is
+# pinned: mirrors have the last one only.
+set_up_prometheus() {
+  local mark work=$prometheus/work
+  mark=$(fingerprint)
+  if is_done "$prometheus" "$mark"; then return; fi
+  rm -rf "$prometheus"
+  mkdir -p "$work"
+  if command -v prometheus >/dev/null && command -v promtool >/dev/null; then
+    ln -s "$(command -v prometheus)" "$(command -v promtool)" "$prometheus"
+  else
+    say "unpacking Debian's prometheus into ${prometheus#"$PWD/"} (20 MB)"
+    (cd "$work" && download_package prometheus &&
+      dpkg-deb --fsys-tarfile prometheus_*.deb |
+      tar -x -C "$prometheus" --strip-components=3 ./usr/bin/prometheus ./usr/bin/promtool) ||
+      fail 2 "missing: prometheus. Install it, 2.42 or later, so that PATH has it and promtool"
+  fi
+  rm -rf "$work"
+  mark_done "$prometheus" "$mark"
+}
+
+# Download Debian's package $1 into this folder; where the machine's lists of packages are
+# missing or old, by lists of our own.
+download_package() {
+  local quiet=(-qq -o APT::Sandbox::User=root)
+  local own=(-o Dir::State::lists="$PWD/lists" -o Dir::Cache="$PWD/cache" -o Acquire::Languages=none)
+  command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return
+  apt-get "${quiet[@]}" download "$1" 2>/dev/null && return
+  mkdir -p lists/partial cache/archives/partial
+  apt-get "${quiet[@]}" "${own[@]}" update && apt-get "${quiet[@]}" "${own[@]}" download "$1"
+}
+
 main() {
   if [[ ${1:-} == --missing ]]; then
     missing_packages
@@ -178,6 +213,7 @@ main() {
   else
     say "no local Triton on $(uname -sm): use \`tollhouse up --backend URL\`"
   fi
+  if [[ ${1:-} == --tests ]]; then set_up_prometheus; fi
   say "ready in $SECONDS s: .venv/bin/tollhouse"
 }
 
