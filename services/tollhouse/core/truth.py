@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from tollhouse.core.catalog import Operation
 from tollhouse.core.exchange import Beat, Settlement
 from tollhouse.core.ids import created_ms
 from tollhouse.core.ledger import Entry
@@ -145,6 +146,8 @@ def mismatches(
         elif (
             isinstance(spoken.entry, Settlement)
             and spoken.entry.facts.provider == provider
+            # Triton is told of these by their client's id, which is not ours.
+            and spoken.entry.facts.operation != Operation.INFER
             and _paid(spoken.entry) != (0, 0)
             and starts_at is not None
             and created_ms(id_) / 1000 > starts_at

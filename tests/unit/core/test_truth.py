@@ -1,5 +1,6 @@
 """What the engine generated is what is billed, and never less than that."""
 
+import msgspec
 import pytest
 
 from tollhouse.core.exchange import Beat, Release, Settlement
@@ -44,16 +45,11 @@ def settlement(
     *,
     source: CountSource = BACKEND,
     input_source: CountSource | None = None,
-    provider: str = "triton",
+    **facts: str,
 ) -> Settlement:
     return Settlement(
         exchange_id=ID,
-        facts=FACTS.__class__(
-            **{
-                **{name: getattr(FACTS, name) for name in FACTS.__struct_fields__},
-                "provider": provider,
-            }
-        ),
+        facts=msgspec.structs.replace(FACTS, **facts),
         kind=kind,
         usage=TokenUsage(input_tokens, output_tokens),
         input_source=input_source or source,
@@ -171,6 +167,8 @@ def test_what_was_billed_and_never_served_is_found():
         return [it.fault for it in mismatches(truth, ledger(entry), "triton")]
 
     assert [Fault.NOT_SERVED] == found(settlement(FINAL, 10, 20))
+    # The engine knows it by an id of its client's.
+    assert [] == found(settlement(FINAL, 10, 20, operation="infer"))
     assert [] == found(settlement(FINAL, 0, 0))  # refused by the backend
     assert [] == found(settlement(FINAL, 10, 20, provider="openai"))
     assert [] == mismatches({}, ledger(settlement(FINAL, 10, 20)), "triton")
