@@ -55,6 +55,9 @@ def findings(path: str, manager: hcm.HttpConnectionManager) -> Iterator[str]:
             yield f"{place}: would log {secret}; take that out"
 
 
+_PATH = "the path, where clients put keys; %ROUTE_NAME% tells what it was"
+
+
 def _given_away(tree: Any) -> Iterator[str]:
     match tree:
         case dict():
@@ -75,9 +78,9 @@ def _of_operator(name: str, argument: str) -> Iterator[str]:
     if secrets := headers & _SECRET_HEADERS:
         yield f"`{min(secrets)}`"
     if headers & _PATHS:
-        yield "the query: %REQ(:PATH)% has it, %PATH(NQ)% has not"
-    if name == "PATH" and not argument.startswith("NQ"):
-        yield "the query: write %PATH(NQ)%"
+        yield _PATH
+    if name == "PATH":
+        yield _PATH
     if name.startswith("QUERY_PARAM"):
         yield f"the query, by %{name}%"
 

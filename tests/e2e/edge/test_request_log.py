@@ -31,7 +31,7 @@ async def test_an_exchange_has_one_line_with_all_ids(edge):
         response = await client.post(
             f"{_CHAT}?key={_SECRET}",
             json={"prompt": _SECRET},
-            headers={"x-test-script": script, "cookie": _SECRET, "user-agent": "me"},
+            headers={"x-test-script": script, "cookie": _SECRET},
         )
 
     id_ = response.headers["x-request-id"]
@@ -55,7 +55,6 @@ async def test_an_exchange_has_one_line_with_all_ids(edge):
         "route": "api",
         "protocol": "HTTP/1.1",
         "client": "127.0.0.1",
-        "user_agent": "me",
         "code": 200,
         "grpc_status": None,
         "flags": "-",
@@ -67,14 +66,14 @@ async def test_an_exchange_has_one_line_with_all_ids(edge):
 
 
 async def test_who_was_not_let_in_is_in_it_too(edge):
-    """Without an exchange; what a client chooses is cut, and no line of its own."""
+    """Without an exchange, and without a word of the client's."""
     async with edge.client() as client:
         response = await client.post(
             f"{_CHAT}/{_SECRET}",
             json={},
             headers={
                 "authorization": f"Bearer {_SECRET}",
-                "user-agent": '"}{"event":"request.ended"' + "y" * 900,
+                "user-agent": _SECRET,
             },
         )
 
@@ -84,5 +83,5 @@ async def test_who_was_not_let_in_is_in_it_too(edge):
         line["exchange_id"],
         line["tenant"],
     )
-    assert ("unknown", 128) == (line["route"], len(line["user_agent"]))
+    assert "unknown" == line["route"]
     assert _SECRET not in (edge.folder / "access.log").read_text()

@@ -131,7 +131,7 @@ def test_the_repositorys_files_are_fine(capsys):
         ),
         *(
             pytest.param(
-                '"%REQ(USER-AGENT):128%"',
+                '"%ROUTE_NAME%"',
                 f'"{operator}"',
                 f"access_log[1].typed_config: would log {what}",
                 "take that out",
@@ -143,10 +143,10 @@ def test_the_repositorys_files_are_fine(capsys):
                 ("%REQ(cookie)%", "`cookie`"),
                 ("%RESP(SET-COOKIE)%", "`set-cookie`"),
                 ("%REQ(x-tollhouse-admitted)%", "`x-tollhouse-admitted`"),
-                ("%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%", "the query"),
-                ("%REQ(Referer)%", "the query"),
-                ("%PATH(WQ)%", "the query"),
-                ("%PATH%", "the query"),
+                ("%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%", "the path"),
+                ("%REQ(Referer)%", "the path"),
+                ("%PATH(NQ)%", "the path"),
+                ("%PATH%", "the path"),
                 ("%QUERY_PARAM(key)%", "the query"),
             )
         ),
