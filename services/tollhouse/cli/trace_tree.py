@@ -9,7 +9,7 @@ from tollhouse.adapters import conventions as names
 from tollhouse.cli.console import Console
 
 _TOLD = (
-    *("http.method", "url.path", "http.status_code"),
+    *("http.method", "http.route", "http.status_code"),
     *(names.ERROR_TYPE, names.OUTCOME, names.TENANT, names.LIMIT, names.RUNG),
     *(names.REQUEST_MODEL, names.INPUT_TOKENS, names.OUTPUT_TOKENS),
     *(names.FINISH_REASONS, names.FIRST_CHUNK_SECONDS),
