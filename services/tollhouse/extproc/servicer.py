@@ -38,6 +38,7 @@ from tollhouse.core.admission_messages import (
 from tollhouse.core.experience import Experience
 from tollhouse.core.ids import ExchangeId, exchange_id
 from tollhouse.core.inquiry import Pass
+from tollhouse.core.inquiry_pace import InquiryPace
 from tollhouse.core.problems import Dialect, Kind, Problem, ProtocolError
 from tollhouse.core.surface import dialect_of
 from tollhouse.extproc import own_server
@@ -94,6 +95,7 @@ class ExternalProcessorServicer:
             self._begin, self._reserving, proof, stopping or asyncio.Event()
         )
         self._proof = proof
+        self._pace = InquiryPace()
         self._down = down
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -203,8 +205,7 @@ class ExternalProcessorServicer:
                 trail.outcome = Outcome.ADMITTED
                 return to_pb_admit(command, id_, self._proof)
             case Pass():
-                trail.outcome = Outcome.PASSED
-                return to_pb_pass(command, self._proof)
+                return self._passed(command, dialect, trail)
             case Answer():
                 trail.outcome = Outcome.ANSWERED
                 return to_pb_answer(command)
@@ -214,6 +215,17 @@ class ExternalProcessorServicer:
                 return to_pb_problem(problem, dialect, trail.trace_id)
             case _:
                 raise ProtocolError(f"no reply for {type(command).__name__}")
+
+    def _passed(self, command: Pass, dialect: Dialect, trail: Trail) -> bytes:
+        asking = trail.principal
+        try:
+            if asking is not None:
+                self._pace.take(asking.key_id, time.time_ns() // 1_000_000)
+        except Problem as problem:
+            trail.refused(problem)
+            return to_pb_problem(problem, dialect, trail.trace_id)
+        trail.outcome = Outcome.PASSED
+        return to_pb_pass(command, self._proof)
 
     async def _counted(
         self, admission: Admission, command: Command | None

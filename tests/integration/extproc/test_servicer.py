@@ -27,6 +27,7 @@ from tollhouse.core.exchange import nothing_used
 from tollhouse.core.experience import Experience
 from tollhouse.core.identity import Principal
 from tollhouse.core.ids import created_ms
+from tollhouse.core.inquiry_pace import AT_ONCE
 from tollhouse.core.limits import Allowance
 from tollhouse.core.surface import GRPC_SERVICE
 from tollhouse.core.usage import decode_facts
@@ -292,6 +293,20 @@ async def test_what_only_tells_is_passed_without_an_exchange(stub, redis):
         told = reply.dynamic_metadata.fields["tollhouse"].struct_value
         assert "exchange" not in told.fields
     assert not await reservations(redis)
+
+
+async def test_nobody_keeps_a_backend_busy_with_questions(stub):
+    """A key that asks without end is told when to ask again."""
+    statuses = []
+    for _ in range(AT_ONCE + 5):
+        stream = stub.Process()
+        path = "/v2/models/tiny-chat/ready"
+        await stream.write(of_triton(path, method="GET", ends=True))
+        reply = await stream.read()
+        statuses.append(reply.immediate_response.status.code)
+
+    assert AT_ONCE <= statuses.count(0) < len(statuses)
+    assert {0, 429} == set(statuses)
 
 
 async def test_it_answers_for_the_server(server, live, limiter, redis):
