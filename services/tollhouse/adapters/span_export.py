@@ -34,7 +34,7 @@ from tollhouse.core.trace_context import TraceContext
 
 MOST_WAITING = 2048
 _BATCH = 256
-_CLOSE_SECONDS = 2.0
+_CLOSE_SECONDS = 1.0
 """A collector that is away must not keep a process from ending."""
 
 

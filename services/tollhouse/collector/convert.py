@@ -101,6 +101,10 @@ def _origin(resource: Resource) -> Origin:
     return Origin(job, str(told.get("service.instance.id", "")))
 
 
+_CLIENTS_TEXT = "triton.request_id"
+"""What a client of Triton's own protocol calls its request: any text."""
+
+
 def _span(origin: Origin, span: trace_pb2.Span) -> Span:
     return Span(
         service=origin.job,
@@ -112,7 +116,11 @@ def _span(origin: Origin, span: trace_pb2.Span) -> Span:
         parent=span.parent_span_id.hex(),
         started_ns=span.start_time_unix_nano,
         ended_ns=span.end_time_unix_nano,
-        attributes=_attributes(span.attributes),
+        attributes={
+            name: value
+            for name, value in _attributes(span.attributes).items()
+            if name != _CLIENTS_TEXT
+        },
         links=[
             Link(it.trace_id.hex(), it.span_id.hex(), _attributes(it.attributes))
             for it in span.links

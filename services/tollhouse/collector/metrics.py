@@ -71,9 +71,11 @@ class Metrics:
         self._heard_at: dict[Origin, float] = {}
 
     def take(self, origin: Origin, metrics: Sequence[Metric]) -> None:
-        """Replace what is known of these metrics of this process."""
-        held = self._held.setdefault(origin, {})
-        held.update((metric.name, metric) for metric in metrics)
+        """Replace what is known of this process: an export has all that it measures.
+
+        So nothing stays of one that died, where another took its name.
+        """
+        self._held[origin] = {metric.name: metric for metric in metrics}
         self._held.move_to_end(origin)
         self._heard_at[origin] = self._clock()
         while self._held and self._samples() > MOST_SAMPLES:

@@ -236,6 +236,8 @@ class _Exchange:
             }
         _log.info(
             "exchange.ended",
+            request_id=self._headers.get(b"x-request-id", b"").decode("latin-1")
+            or None,
             trace_id=self._trail.trace_id or None,
             path=self._path,
             outcome=outcome,

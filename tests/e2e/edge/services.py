@@ -27,6 +27,7 @@ from tollhouse.pb.envoy.service.ext_proc.v3 import (
 )
 from tollhouse.pb.envoy.type.v3 import http_status_pb2 as http_pb
 
+WORD = "rate_limited:key.requests"
 TOO_FAST = "Over the limit; try again in 1.5s."
 PROOF = "proof-of-this-run"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -176,6 +177,7 @@ def _immediate(status: int) -> ext_proc.ProcessingResponse:
     answer = response.immediate_response
     answer.status.code = status  # type: ignore[assignment]  # HTTP's numbers
     answer.body = REFUSED
+    answer.details = WORD
     _set(answer.headers, {"content-type": "application/json", "retry-after": "7"})
     return response
 

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from tests.e2e.edge import services
 from tests.e2e.edge.backend import CHUNKED_SSE, chunk
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -63,6 +64,20 @@ async def test_an_exchange_has_one_line_with_all_ids(edge):
         "upstream": f"127.0.0.1:{edge.backend.port}",
     } == line
     assert _SECRET not in (edge.folder / "access.log").read_text()
+
+
+@pytest.mark.parametrize("behaviour", ["429", "404@headers"])
+async def test_a_refusal_says_which_limit_it_was(edge, behaviour):
+    """Extproc's word as it is, in both logs."""
+    async with edge.client() as client:
+        response = await client.post(f"{_CHAT}?{behaviour}", json={})
+
+    id_ = response.headers["x-request-id"]
+    (line,) = await logged(edge, id_)
+    assert line["details"] == services.WORD
+    if line["exchange_id"]:
+        ledger = await edge.ended(id_, "request_id")
+        assert ledger["details"] == services.WORD
 
 
 async def test_who_was_not_let_in_is_in_it_too(edge):

@@ -58,6 +58,14 @@ def usage(stack: RunningStack, tenant: str) -> Counter[str]:
     return total
 
 
+def was_judged_alone(stack: RunningStack) -> bool:
+    """Whether a worker had to do without Redis at times."""
+    return any(
+        "limits.degraded" in log.read_text()
+        for log in (stack.state_dir / "logs").glob("extproc-*.log")
+    )
+
+
 def is_at_rest(stack: RunningStack) -> bool:
     """Whether every exchange is settled and every record acknowledged."""
     with connect(stack) as client:

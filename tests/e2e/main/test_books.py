@@ -106,7 +106,11 @@ def test_the_usage_rows_are_the_sum_of_the_records(stack, seen):
 
 
 def test_the_limits_are_as_if_only_usage_had_been_charged(stack, seen):
-    """No reservation is left; refunds went where the reservation came from."""
+    """No reservation is left; refunds went where the reservation came from.
+
+    What a worker admitted alone, Redis being too slow, is charged when it is settled,
+    less what has drained since.
+    """
     billed = books.settlements(stack.state_dir, TENANT)
     spent = sum(r.usage.units(r.facts.weights) for r in billed.values()) * GRAINS
     began = min(created_ms(one.exchange) for one in seen if one.exchange)
@@ -114,5 +118,8 @@ def test_the_limits_are_as_if_only_usage_had_been_charged(stack, seen):
     rate = ROOMY["units_per_minute"]
 
     # The bucket drains from the first RESERVE on, some ms after the id was made.
-    assert spent - rate * (at - began) == pytest.approx(used, abs=rate * 250)
+    expected, slack = spent - rate * (at - began), rate * 250
+    assert used <= expected + slack
+    if not books.was_judged_alone(stack):
+        assert expected - slack <= used
     assert 0 == books.concurrent(stack, TENANT)

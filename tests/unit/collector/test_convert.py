@@ -41,6 +41,7 @@ def test_json_is_read_as_tritons_exporter_writes_it():
         endTimeUnixNano="1795881077579552472",
         attributes=[
             {"key": "triton.model_version", "value": {"intValue": "1"}},
+            {"key": "triton.request_id", "value": {"stringValue": "a client's"}},
             {
                 "key": "names",
                 "value": {"arrayValue": {"values": [{"boolValue": True}]}},
