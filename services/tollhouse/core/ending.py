@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tollhouse.core.exchange import Release, Settlement
-from tollhouse.core.ledger import Line, read_meter
+from tollhouse.core.ledger import Line, Metered, read_meter
 from tollhouse.core.trace_context import TraceContext, parse_traceparent
 
 _SUCCESS = 2  # xx
+_REFUSAL = 4  # xx
 _FAILURE = 5  # xx
 _LEFT = frozenset(("DC", "DR"))
 """Envoy's response flags for a client that closed its connection or reset its stream
@@ -15,6 +16,13 @@ _LEFT = frozenset(("DC", "DR"))
 _GRPC_FAILURES = frozenset((2, 4, 13, 14))
 """UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE: what a 5xx is over gRPC, where
 every answer is a 200 (https://grpc.io/docs/guides/status-codes/)."""
+_OPERATORS = frozenset((401, 402, 403, 407, 429))
+"""What a backend answers for the credentials it was given, or for its load: of all 4xx
+these are not the client's doing once it was admitted."""
+_GRPC_REFUSALS = frozenset((3, 5, 9, 11, 12))
+"""INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION, OUT_OF_RANGE, UNIMPLEMENTED: what a
+backend answers to a client that asked for the wrong thing."""
+_GRPC_EXHAUSTED = 8
 _REAPED = "abandoned"
 
 
@@ -27,7 +35,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
     """It got an error that is ours or the backend's, or a part of an answer."""
     REFUSED = "refused"
-    """It got a 4xx instead of a model."""
+    """It asked for what it can't have: a limit, or a 4xx of its own doing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +43,10 @@ class Ending:
     """An exchange that is over.
 
     `settlement` is None where it was never admitted, `line` where no line said that it
-    ended: it was reaped. `error` names a failure in one word of few, "" for none: the
-    HTTP status, Envoy's response flag, `grpc_<status>`, `broken` for an answer in which
-    the backend said that it failed, `cut` for one without its end, `abandoned`.
+    ended: it was reaped. `error` says in one word of few why it failed or was refused,
+    "" where it was neither: the HTTP status, Envoy's response flag, `grpc_<status>`,
+    `broken` for an answer in which the backend said that it failed, `cut` for one
+    without its end, `abandoned`.
     """
 
     exchange_id: str
@@ -115,27 +124,40 @@ def _of_refusal(line: Line) -> tuple[Outcome, str]:
         return Outcome.LEFT, ""
     if line.grpc_status:
         is_failure = line.grpc_status in _GRPC_FAILURES
-        error = f"grpc_{line.grpc_status}"
     else:
         is_failure = line.code // 100 == _FAILURE
-        error = str(line.code)
-    return Outcome.FAILED if is_failure else Outcome.REFUSED, error
+    return Outcome.FAILED if is_failure else Outcome.REFUSED, _status(line)
 
 
 def _of_answer(line: Line) -> tuple[Outcome, str]:
     metered = read_meter(line.meter)
-    has_failed = line.code // 100 != _SUCCESS
-    if metered.finished and not has_failed:
+    is_error = bool(line.grpc_status) or line.code // 100 != _SUCCESS
+    # Of a stream that ended with an error the meter may have seen every answer.
+    if metered.finished and not is_error:
         return Outcome.COMPLETED, ""
     if _has_left(line):
         return Outcome.LEFT, ""
-    if has_failed:
-        return Outcome.FAILED, str(line.code)
-    if line.grpc_status:
-        return Outcome.FAILED, f"grpc_{line.grpc_status}"
+    if is_error:
+        is_refusal = _is_clients(line, metered)
+        return Outcome.REFUSED if is_refusal else Outcome.FAILED, _status(line)
     if metered.broke:
         return Outcome.FAILED, "broken"
     return Outcome.FAILED, line.first_flag or "cut"
+
+
+def _is_clients(line: Line, metered: Metered) -> bool:
+    """Whether an error after admission is the client's doing."""
+    if line.grpc_status == _GRPC_EXHAUSTED:
+        # Of ours, where the backend ended well: a further message was over a limit.
+        return not metered.broke
+    if line.grpc_status:
+        return line.grpc_status in _GRPC_REFUSALS
+    return line.code // 100 == _REFUSAL and line.code not in _OPERATORS
+
+
+def _status(line: Line) -> str:
+    """What the client got; a gRPC answer is a 200 whatever it says."""
+    return f"grpc_{line.grpc_status}" if line.grpc_status else str(line.code)
 
 
 def _has_left(line: Line) -> bool:

@@ -61,21 +61,23 @@ class Endings:
         settlement = it.settlement
         if settlement is None:  # its refusal has a span where it was decided
             return
-        is_notable = (
-            it.outcome is Outcome.FAILED or (it.duration_seconds or 0.0) >= slow_seconds
-        )
+        has_failed = it.outcome is Outcome.FAILED
+        is_notable = has_failed or (it.duration_seconds or 0.0) >= slow_seconds
         if not self._tracing.wants(it.trace, is_notable=is_notable):
             return
         names = attributes(settlement)
         operation = names[conventions.OPERATION]
         settling = Span("extproc.settle", started_ns, ended_ns)
+        # A reaped one ended nobody knows when; it held its room until now.
+        is_known = it.line is not None
+        exchange_ended_ns = settlement.ended_ms * _NS_PER_MS if is_known else ended_ns
         span = Span(
             f"{operation} {names[conventions.REQUEST_MODEL]}",
             settlement.started_ms * _NS_PER_MS,
-            settlement.ended_ms * _NS_PER_MS,
+            exchange_ended_ns,
             Kind.CLIENT,
             names | _span_attributes(it, settlement),
-            it.error,
+            it.error if has_failed else "",
             children=(settling,),
         )
         self._tracing.tell(it.trace, span)

@@ -33,6 +33,8 @@ Tell = Callable[[Sequence[Ending], int, int], None]
 POLL_SECONDS = 0.05
 LOCK_SECONDS = 1.0
 RETRY_SECONDS = 0.25
+RECENT_SECONDS = 300.0
+"""What ended no longer ago is taken for news where Redis' answer was lost."""
 TOLD_AT_ONCE = 32
 """Of a backlog: a few milliseconds of the worker's event loop."""
 
@@ -40,8 +42,8 @@ TOLD_AT_ONCE = 32
 class Settler:
     """The loop over one ledger.
 
-    `learn` is handed what was settled, `tell` all that ended and is news, `faulty` what
-    was wrong with a line; they must neither wait nor raise.
+    `learn` is handed what was settled and is news, `tell` all that ended and is news,
+    `faulty` what was wrong with a line; they must neither wait nor raise.
     `grace_seconds` is how long Redis must be back before leases count as expired: two
     beats, so that every settler has told it about the exchanges that still run.
     """
@@ -152,7 +154,7 @@ class Settler:
                     ended.append(ending(line, entry))
         started_ns = time.time_ns()
         new = await self._apply_all(releases, beats, settlements)
-        self._learn(settlements)
+        self._learn([it for it in settlements if it.exchange_id in new])
         news = [it for it in ended if it.settlement is None or it.exchange_id in new]
         ended_ns = time.time_ns()
         for at in range(0, len(news), TOLD_AT_ONCE):
@@ -167,6 +169,7 @@ class Settler:
         settlements: Sequence[Settlement],
     ) -> set[str]:
         """Return the ids of those that were not settled before, as far as is known."""
+        recent = _recent(settlements)
         try:
             return await self._apply(releases, beats, settlements)
         except RedisReplyError as error:
@@ -177,9 +180,11 @@ class Settler:
             await self._apply_alone(release.exchange_id, [release], [], [])
         for beat in beats:
             await self._apply_alone(beat.exchange_id, [], [beat], [])
+        new = recent
         for settlement in settlements:
-            await self._apply_alone(settlement.exchange_id, [], [], [settlement])
-        return {it.exchange_id for it in settlements}
+            id_ = settlement.exchange_id
+            new |= await self._apply_alone(id_, [], [], [settlement])
+        return new
 
     async def _apply(
         self,
@@ -188,6 +193,7 @@ class Settler:
         settlements: Sequence[Settlement],
     ) -> set[str]:
         tries = 0
+        recent = _recent(settlements)
 
         async def apply() -> list[Settlement]:
             nonlocal tries
@@ -196,9 +202,10 @@ class Settler:
 
         written = await self._until_available(apply)
         self._notify(written)
-        # What was settled before may have been so by a try whose answer was lost.
-        new = written if tries == 1 else settlements
-        return {it.exchange_id for it in new}
+        new = {it.exchange_id for it in written}
+        # Nobody knows what a try wrote whose answer was lost. What had just ended then
+        # was news; of what is read again later a few are rather missed than repeated.
+        return new if tries == 1 else new | recent
 
     async def _apply_alone(
         self,
@@ -206,12 +213,13 @@ class Settler:
         releases: Sequence[Release],
         beats: Sequence[Beat],
         settlements: Sequence[Settlement],
-    ) -> None:
+    ) -> set[str]:
         try:
-            await self._apply(releases, beats, settlements)
+            return await self._apply(releases, beats, settlements)
         except RedisReplyError as error:
             _log.error("line.failed", exchange_id=exchange_id, reason=error.code)
             self._faulty(Fault.FAILED)
+            return set()
 
     def _notify(self, written: Sequence[Settlement]) -> None:
         self._settled({shard(it.facts.tenant) for it in written})
@@ -224,3 +232,9 @@ class Settler:
                 self._caught_up = False
                 _log.warning("ledger.stalled", reason=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
+
+
+def _recent(settlements: Sequence[Settlement]) -> set[str]:
+    """Ids of what ended within the last minutes; ask before the first try to settle."""
+    oldest_ms = (time.time() - RECENT_SECONDS) * 1000
+    return {it.exchange_id for it in settlements if it.ended_ms >= oldest_ms}

@@ -6,6 +6,7 @@ import json
 import time
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from tests import examples
@@ -15,7 +16,7 @@ from tollhouse.adapters.ledger import LedgerReader
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.positions import Positions
 from tollhouse.adapters.tracing import Tracing
-from tollhouse.core.ids import exchange_id
+from tollhouse.core.ids import created_ms, exchange_id
 from tollhouse.core.reservation import Granted, Reservation
 from tollhouse.extproc.endings import Endings
 from tollhouse.extproc.settler import Settler
@@ -204,6 +205,27 @@ async def test_a_refused_one_has_what_is_known(redis, ledger, told):
     assert not told.spans
 
 
+async def test_what_the_backend_refused_is_no_failure(redis, ledger, told):
+    """The client's bad parameters: not notable, and no error of the fleet's."""
+    ledger.write_bytes(
+        line(new_id(1), code=400, meter=None)
+        + line(new_id(2), code=422, meter=None, trace=SAMPLED)
+        + line(new_id(3), code=500, meter=None, trace=SAMPLED)
+    )
+
+    async with settling(redis, ledger, told):
+        await told.has(3)
+
+    assert [("refused", "400"), ("refused", "422"), ("failed", "500")] == [
+        (it["outcome"], it["error"]) for it in told.lines
+    ]
+    assert [("refused", ""), ("failed", "500")] == [
+        (span.attributes["tollhouse.outcome"], span.error) for _, span in told.spans
+    ]
+    durations = told.measured.points()["gen_ai.server.request.duration"]
+    assert {None, "500"} == {names.get("error.type") for names, _ in durations}
+
+
 async def test_a_ledger_that_is_read_again_is_no_news(redis, ledger, told):
     """Its position was lost; Redis knows what was settled."""
     ids = [new_id(number) for number in range(3)]
@@ -238,6 +260,23 @@ async def test_a_reaped_one_is_told_of_too(redis, ledger, told):
             *("input_tokens", "output_tokens", "input_source"),
         )
     )
+
+
+async def test_a_reaped_ones_span_lasts_until_it_was_reaped(redis, ledger, told):
+    """Nobody saw its end: until then it held its room. Its settlement is inside."""
+    id_ = new_id(1)
+    limiter = Limiter(redis, lease_seconds=0.05)
+    facts = replace(FACTS, trace=SAMPLED)
+    assert isinstance(await limiter.reserve(Reservation(id_, facts, ())), Granted)
+
+    async with settling(redis, ledger, told):
+        await told.has(1)
+
+    ((_, exchange),) = told.spans
+    (settled,) = exchange.children
+    assert created_ms(id_) * 1_000_000 == exchange.started_ns
+    assert exchange.started_ns + 50_000_000 <= settled.started_ns
+    assert settled.ended_ns == exchange.ended_ns
 
 
 async def test_a_sampled_one_is_a_span_below_the_edges(redis, ledger, told):

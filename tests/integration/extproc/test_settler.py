@@ -79,7 +79,9 @@ async def within(seconds, condition):
 
 
 @contextlib.asynccontextmanager
-async def settling(redis, path, told=None, faults=None, limiter=None):
+async def settling(
+    redis, path, told=None, *, faults=None, limiter=None, learn=lambda _: None
+):
     """A settler at work until the block ends, as if it were killed then."""
     reader = LedgerReader(path)
     told = set() if told is None else told
@@ -89,7 +91,7 @@ async def settling(redis, path, told=None, faults=None, limiter=None):
         limiter or Limiter(redis),
         redis,
         told.update,
-        learn=lambda _: None,
+        learn=learn,
         tell=lambda *_: None,
         faulty=([] if faults is None else faults).append,
     )
@@ -173,14 +175,13 @@ async def test_a_broken_key_stands_in_the_way_of_no_other(redis, ledger, kind):
     append(ledger, line(broken, kind=kind), line(broken))
     append(ledger, line(other, facts=replace(FACTS, key_id="other")))
 
-    async def done():
-        return await redis.call("XLEN", OUTBOX) == 2
-
     faults: list[Fault] = []
     with capture_logs() as logs:
         async with settling(redis, ledger, faults=faults):
-            await within(SOON, done)
+            # Not for the records: they are there before the failure is told.
+            await within(SOON, Positions(redis, "node").load)
 
+    assert await settled(redis, 2)
     assert "lines.failed" in {it["event"] for it in logs}
     failed = [it["exchange_id"] for it in logs if it["event"] == "line.failed"]
     assert other not in failed
@@ -258,6 +259,58 @@ async def test_a_settler_that_dies_is_followed_by_one_that_repeats(
         await within(SOON, one_more)
 
     assert len(ids) + 1 == await redis.call("XLEN", OUTBOX)
+
+
+async def test_a_ledger_that_is_read_again_teaches_nothing(redis, ledger):
+    """What was settled before was learned from then."""
+    ids = [new_id(number) for number in range(4)]
+    append(ledger, *map(line, ids[:3]))
+    learned: list[str] = []
+
+    def learn(settlements):
+        learned.extend(it.exchange_id for it in settlements)
+
+    async with settling(redis, ledger, learn=learn):
+        await within(SOON, Positions(redis, "node").load)
+    await redis.call("DEL", "th:ledger:node")
+    append(ledger, line(ids[3]))
+    async with settling(redis, ledger, learn=learn):
+        await within(SOON, Positions(redis, "node").load)
+
+    assert ids == learned
+
+
+@pytest.mark.parametrize("error", [Unavailable("gone"), RedisReplyError("ERR wrong")])
+async def test_an_answer_that_was_lost_is_no_reason_to_learn_twice(
+    redis, ledger, error
+):
+    """Who wrote it is unknown then: what has just ended did not come by before."""
+
+    class Losing(Limiter):
+        has_lost = False
+
+        async def apply(self, releases, beats, settlements):
+            written = await super().apply(releases, beats, settlements)
+            if not self.has_lost:
+                self.has_lost = True
+                raise error
+            return written
+
+    half_an_hour_ms = 1_800_000
+    old = exchange_id(time.time_ns() // 1_000_000 - half_an_hour_ms, bytes(10))
+    new = new_id(2)
+    append(ledger, line(old, ago_seconds=1800), line(new))
+    learned: list[str] = []
+
+    async with settling(
+        redis,
+        ledger,
+        limiter=Losing(redis),
+        learn=lambda them: learned.extend(it.exchange_id for it in them),
+    ):
+        await within(SOON, Positions(redis, "node").load)
+
+    assert [new] == learned
 
 
 async def test_goes_on_at_the_committed_position(redis, limiter, ledger):

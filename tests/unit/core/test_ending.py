@@ -61,6 +61,14 @@ def ended(*, facts=None, admitted=True, **changes):
         ({"meter": CUT}, Outcome.FAILED, "cut"),
         ({"meter": BROKEN}, Outcome.FAILED, "broken"),
         ({"meter": BROKEN, "grpc_status": 14}, Outcome.FAILED, "grpc_14"),
+        # Every answer of the stream was seen, and then its error.
+        ({"grpc_status": 13}, Outcome.FAILED, "grpc_13"),
+        ({"grpc_status": 5}, Outcome.REFUSED, "grpc_5"),
+        # A further message over a limit of ours; a backend that is full.
+        ({"grpc_status": 8}, Outcome.REFUSED, "grpc_8"),
+        ({"meter": BROKEN, "grpc_status": 8}, Outcome.FAILED, "grpc_8"),
+        # Envoy makes a status up where the client was gone before one came.
+        ({"grpc_status": 2, "flags": "DR", "meter": CUT}, Outcome.LEFT, ""),
     ],
 )
 def test_how_an_admitted_one_ended(changes, outcome, error):
@@ -68,6 +76,32 @@ def test_how_an_admitted_one_ended(changes, outcome, error):
 
     assert (outcome, error) == (told.outcome, told.error)
     assert ("acme", ID, "ledger") == (told.tenant, told.exchange_id, told.source)
+
+
+@pytest.mark.parametrize("code", [400, 404, 408, 413, 415, 422])
+def test_a_request_that_the_backend_finds_wrong_is_refused(code):
+    """It reached a model and was admitted, and is the client's doing all the same."""
+    told = ended(code=code, meter=None)
+
+    assert (Outcome.REFUSED, str(code)) == (told.outcome, told.error)
+    assert told.settlement is not None
+
+
+@pytest.mark.parametrize("code", [401, 402, 403, 407, 429, 302, 500, 502])
+def test_what_is_no_clients_doing_is_a_failure(code):
+    """The operator's credentials, the backend's load, a redirect, a 5xx."""
+    told = ended(code=code, meter=None)
+
+    assert (Outcome.FAILED, str(code)) == (told.outcome, told.error)
+
+
+@pytest.mark.parametrize("status", range(1, 17))
+def test_a_grpc_status_after_admission(status):
+    told = ended(grpc_status=status, meter=BROKEN)
+
+    is_clients = status in (3, 5, 9, 11, 12)
+    outcome = Outcome.REFUSED if is_clients else Outcome.FAILED
+    assert (outcome, f"grpc_{status}") == (told.outcome, told.error)
 
 
 @pytest.mark.parametrize(
