@@ -131,10 +131,13 @@ class AuthorizationServicer:
         verdict: Verdict,
         caller: Principal | None,
     ) -> None:
-        """Count it; make a span of it in a trace that is kept, and unless it passed."""
+        """Count it; make a span of it in a trace that is kept, and unless it passed.
+
+        Without a trace there is nothing it could be a part of.
+        """
         self.verdicts[verdict] += 1
         is_notable = verdict is not Verdict.PASSED
-        if not self._tracing.wants(place, is_notable=is_notable):
+        if place is None or not self._tracing.wants(place, is_notable=is_notable):
             return
         attributes = {
             names.OUTCOME: verdict,

@@ -108,6 +108,11 @@ class Limit(msgspec.Struct, frozen=True, cache_hash=True):
     weight: int = 1
     shadow: bool = False
 
+    @property
+    def word(self) -> str:
+        """Which it is, for logs and spans: `key.requests`."""
+        return f"{self.scope.name}.{self.measure.name}".lower()
+
 
 @dataclass(frozen=True, slots=True)
 class Allowance:

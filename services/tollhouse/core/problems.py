@@ -115,7 +115,8 @@ class Problem(Exception):
 
     `param` names the offending request field in OpenAI's notation
     (`messages[0].content`); `headers` are response headers such as `Retry-After`;
-    `details` are keys beside OpenAI's own in the error object, for programs.
+    `details` are keys beside OpenAI's own in the error object, for programs. `limit` is
+    the word of the limit that refused, for operators.
     """
 
     kind: Kind
@@ -123,11 +124,18 @@ class Problem(Exception):
     param: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    limit: str = ""
 
     @property
     def status(self) -> int:
         """HTTP status."""
         return self.kind.status
+
+    @property
+    def word(self) -> str:
+        """Which it is, for logs: one of few, as `rate_limited:key.requests`."""
+        kind = self.kind.name.lower()
+        return f"{kind}:{self.limit}" if self.limit else kind
 
     def error(self) -> dict[str, Any]:
         """The value of OpenAI's `error` key."""

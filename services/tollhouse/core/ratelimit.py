@@ -68,12 +68,18 @@ def over_limit(refused: Refused, at_ms: int) -> Problem:
         # No Retry-After: openai-python obeys this header and does not try again.
         headers["x-should-retry"] = "false"
         kind, message = _never(limit, refused.remaining, at_ms)
-        return Problem(kind, message, headers=headers, details={"limit": details})
+        return Problem(
+            kind, message, headers=headers, details={"limit": details}, limit=limit.word
+        )
     headers["retry-after"] = str(max(1, math.ceil(wait)))
     headers["retry-after-ms"] = str(max(1, math.ceil(wait * 1000)))
     message = f"Over {_named(limit)}; try again in {format_reset(wait)}."
     return Problem(
-        Kind.RATE_LIMITED, message, headers=headers, details={"limit": details}
+        Kind.RATE_LIMITED,
+        message,
+        headers=headers,
+        details={"limit": details},
+        limit=limit.word,
     )
 
 

@@ -1,14 +1,13 @@
-"""Where something stands in a trace (W3C Trace Context, level 1)."""
+"""Where something stands in a trace (W3C Trace Context, version 00)."""
 
 import re
 
 import msgspec
 
-# Version 00 knows these four fields; a later one may add others behind them
-# (https://www.w3.org/TR/trace-context/#versioning-of-traceparent).
+# As Envoy writes it, of whatever version and case it was (measured, 1.40). A client's
+# that is longer goes past Envoy as it came, and is the context of no trace.
 _TRACEPARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})"
-    r"(?:-.*)?"
+    r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})"
 )
 _SAMPLED = 1
 

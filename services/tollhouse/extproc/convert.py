@@ -159,7 +159,7 @@ def to_pb_pass(command: Pass, proof: bytes) -> bytes:
 
 def to_pb_answer(command: Answer) -> bytes:
     """Our own 200."""
-    return _immediate(200, command.body, {})
+    return _immediate(200, command.body, {}, "answered")
 
 
 def to_pb_hold(seconds: float) -> bytes:
@@ -175,23 +175,27 @@ def to_pb_problem(problem: Problem, dialect: Dialect, trace_id: str) -> bytes:
     """Our own refusal, as the client's API words it."""
     body = problem.body(dialect, trace_id)
     if dialect is not Dialect.GRPC:
-        return _immediate(problem.status, body, problem.headers)
+        return _immediate(problem.status, body, problem.headers, problem.word)
     response = ext_proc.ProcessingResponse()
     immediate = response.immediate_response
     immediate.status.code = problem.status  # type: ignore[assignment]  # HTTP's numbers
     # Without it Envoy makes UNAVAILABLE of a 429, which clients retry at once.
     immediate.grpc_status.status = problem.kind.grpc_status
     immediate.body = body  # becomes grpc-message
+    immediate.details = problem.word
     details = to_binary_header(to_pb_status(problem, trace_id))
     set_headers(immediate.headers, {"grpc-status-details-bin": details})
     return response.SerializeToString()
 
 
-def _immediate(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
+def _immediate(
+    status: int, body: bytes, headers: Mapping[str, str], word: str
+) -> bytes:
     response = ext_proc.ProcessingResponse()
     immediate = response.immediate_response
     immediate.status.code = status  # type: ignore[assignment]  # HTTP's numbers
     immediate.body = body
+    immediate.details = word
     values = {name: value.encode() for name, value in headers.items()}
     values["content-type"] = b"application/json"
     set_headers(immediate.headers, values)

@@ -170,8 +170,12 @@ class ExternalProcessorServicer:
                                 verdict = await reserving.hold(command, trail)
                     reserving.count(verdict, command.reservation, trail)
                     command = _told(admission, verdict)
-                yield self._reply(command, id_, dialect, trail)
-                if not _goes_on(command):
+                reply = self._reply(command, id_, dialect, trail)
+                is_last = not _goes_on(command)
+                if is_last:
+                    trail.replied()
+                yield reply
+                if is_last:
                     yield None
                     return
                 message = await anext(further, None)

@@ -107,6 +107,8 @@ class Streams:
                     for event in () if is_swallowed else reader.events(message):
                         command = await self._command(admission, event, trail)
                         for reply in self._replies(command, reader, message, trail):
+                            if isinstance(command, Refuse | Stop | Finish):
+                                trail.replied()
                             yield reply
                         if isinstance(command, Refuse | Finish):
                             yield None

@@ -44,12 +44,14 @@ class Trail:
     """That of one request, or of a whole stream of them.
 
     `reservation` is the last that was asked for, `rung` who judged it, `limit` the one
-    that refused it, `problem` what the client was told.
+    that refused it, `problem` what the client was told. `ended_ns` is when the last
+    reply was made: what we do once Envoy has it is no part of the wait. 0: none was.
     """
 
     __slots__ = (
         "_runs",
         "context",
+        "ended_ns",
         "exchange_id",
         "held_seconds",
         "limit",
@@ -65,6 +67,7 @@ class Trail:
         """Begin; `context` is that of Envoy's call."""
         self.context = context
         self.started_ns = time.time_ns()
+        self.ended_ns = 0
         self.outcome = Outcome.LEFT
         self.exchange_id = ""
         self.principal: Principal | None = None
@@ -90,19 +93,28 @@ class Trail:
         if len(self._runs) < MOST_RUNS:
             self._runs.append((run, started_ns, ended_ns, error))
 
+    def replied(self) -> None:
+        """Note that the last reply is made."""
+        self.ended_ns = time.time_ns()
+
     def refused(self, problem: Problem) -> None:
         """Note what the client is told."""
         self.outcome, self.problem = Outcome.REFUSED, problem
 
     def tell(self, tracing: Tracing) -> None:
-        """Tell of it, if it is of a trace that is kept or stands out by itself."""
+        """Tell of it, if it is of a trace that is kept or stands out by itself.
+
+        Without a trace there is nothing it could be a part of.
+        """
         is_notable = self.outcome in _NOTABLE
-        if not tracing.wants(self.context, is_notable=is_notable):
+        if self.context is None or not tracing.wants(
+            self.context, is_notable=is_notable
+        ):
             return
         span = Span(
             "extproc.admit",
             self.started_ns,
-            time.time_ns(),
+            self.ended_ns or time.time_ns(),
             Kind.SERVER,
             {**self._of_caller(), **self._of_reservation(), **self._of_end()},
             self._error,
@@ -149,9 +161,7 @@ class Trail:
         return {
             names.OUTCOME: self.outcome,
             names.PROBLEM: None if problem is None else problem.kind.name.lower(),
-            names.LIMIT: None
-            if limit is None
-            else f"{limit.scope.name}.{limit.measure.name}".lower(),
+            names.LIMIT: None if limit is None else limit.word,
         }
 
     def _scripts(self) -> Iterator[Span]:

@@ -217,7 +217,14 @@ async def test_a_trusted_clients_trace_goes_on(tmp_path):
             unkept = await _post(edge, traceparent=f"{above}-00", tracestate="a=1")
             sent = edge.backend.received[-1].headers
             kept = await _post(edge, traceparent=f"{above}-01")
-            broken = await _post(edge, traceparent="nonsense")
+            later = await _post(edge, traceparent=f"cc{above[2:]}-00".upper())
+            taken = parse_traceparent(edge.backend.received[-1].headers["traceparent"])
+            for broken in ("nonsense", f"{above}-01-x", f"cc{above[2:]}-01-x"):
+                response = await _post(edge, traceparent=broken)
+                passed = edge.backend.received[-1].headers["traceparent"]
+                assert response.status_code == 200
+                assert "x-tollhouse-trace" not in response.headers
+                assert (passed, parse_traceparent(passed)) == (broken, None)
             spans = await traced.trace(THEIRS, 4)
             ingresses = [it for it in traced.spans() if it.name == "ingress"]
 
@@ -227,8 +234,9 @@ async def test_a_trusted_clients_trace_goes_on(tmp_path):
     assert sent["tracestate"] == "a=1"
     assert spans["ingress"].parent_span_id.hex() == "00f067aa0ba902b7"
     assert len([it for it in ingresses if it.trace_id.hex() == THEIRS]) == 1
-    assert broken.status_code == 200
-    assert "x-tollhouse-trace" not in broken.headers
+    assert later.headers["x-tollhouse-trace"] == THEIRS
+    assert taken is not None
+    assert taken.trace_id == THEIRS
 
 
 @pytest.fixture

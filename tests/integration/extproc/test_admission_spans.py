@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import time
 
 import grpc
 import grpc.aio
@@ -29,6 +30,7 @@ from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.tracing import Tracing
 from tollhouse.core.catalog import RedisDown
 from tollhouse.core.limits import Allowance
+from tollhouse.core.problems import Unavailable
 from tollhouse.core.trace_context import TraceContext
 from tollhouse.extproc.trail import MOST_RUNS
 from tollhouse.pb.envoy.service.ext_proc.v3 import (
@@ -176,6 +178,7 @@ async def test_a_refusal_stands_out(rig, live):
     (limited, invalid), scripts = await rig.told()
 
     assert 429 == refusal.immediate_response.status.code
+    assert "rate_limited:key.requests" == refusal.immediate_response.details
     assert ("refused", "rate_limited", "key.requests") == tuple(
         limited.attributes[f"tollhouse.{it}"] for it in ("outcome", "problem", "limit")
     )
@@ -184,6 +187,40 @@ async def test_a_refusal_stands_out(rig, live):
     assert "invalid_request" == invalid.attributes["tollhouse.problem"]
     assert not limited.has_failed
     assert not invalid.has_failed
+
+
+async def test_what_is_in_no_trace_is_no_span(rig):
+    """It would begin a trace of its own, under an id that nobody else knows."""
+    edge = await rig.serve(context=TraceContext("unreadable", "", True))
+    refusal = await edge.ask(headers(), body(CHAT | {"max_tokens": -1}))
+
+    assert 400 == refusal.immediate_response.status.code
+    assert "trace_id" not in json.loads(refusal.immediate_response.body)["error"]
+    assert ([], []) == await rig.told()
+
+
+async def test_it_ends_with_the_reply(rig, redis):
+    """What is given back after that is nobody's wait."""
+    heard = asyncio.Event()
+
+    class Away(Limiter):
+        async def reserve(self, *_, **__):
+            raise Unavailable("Redis", transient=False)
+
+        async def release(self, *_, **__):
+            await heard.wait()
+
+    edge = await rig.serve(Away(redis))
+    call = edge.call()
+    await call.write(headers())
+    await call.write(body())
+    _, replies = await rest_of(call)
+    heard_ns = time.time_ns()
+    heard.set()
+    (span,), _ = await rig.told()
+
+    assert 503 == replies[-1].immediate_response.status.code
+    assert span.started_ns < span.ended_ns <= heard_ns
 
 
 async def test_an_outage_is_a_failure_with_its_rung(rig, live, tmp_path):
@@ -286,11 +323,15 @@ async def test_a_refused_further_request_stands_out(rig, live):
     edge = await rig.serve(context=UNSAMPLED)
     call = edge.call()
     await call.write(opening())
-    await call.write(piece(ask() + ask(), ends=True))
+    await call.write(piece(ask() + ask()))
+    while "tollhouse.refusal" not in (await call.read()).dynamic_metadata:
+        pass
+    heard_ns = time.time_ns()
     await call.done_writing()
     await rest_of(call)
     (span,), _ = await rig.told()
 
+    assert span.ended_ns <= heard_ns
     assert ("refused", "key.requests", 2) == tuple(
         span.attributes[f"tollhouse.{it}"] for it in ("outcome", "limit", "requests")
     )

@@ -188,7 +188,7 @@ async def test_a_refusal_is_an_immediate_response(stub, redis):
     await call.write(body(CHAT | {"max_tokens": -1}))
     refusal = (await call.read()).immediate_response
 
-    assert 400 == refusal.status.code
+    assert (400, "invalid_request") == (refusal.status.code, refusal.details)
     assert "max_tokens" == json.loads(refusal.body)["error"]["param"]
     assert not await reservations(redis)
 
@@ -329,7 +329,7 @@ async def test_lists_models_from_the_headers_alone(stub):
     await call.write(headers("/v1/models", "GET", ends=True))
     answer = (await call.read()).immediate_response
 
-    assert 200 == answer.status.code
+    assert (200, "answered") == (answer.status.code, answer.details)
     assert ["tiny-chat"] == [it["id"] for it in json.loads(answer.body)["data"]]
 
 

@@ -260,17 +260,19 @@ async def test_who_leaves_before_its_first_message_reserved_nothing(stub, redis)
 
 
 @pytest.mark.parametrize(
-    ("messages", "status"),
+    ("messages", "status", "word"),
     [
-        ([piece(ask(model="other"))], 404),
-        ([piece(ask(beam_width=2))], 400),
-        ([piece(b"\1\0\0\0\0")], 415),
-        ([piece(ask()[:-1], ends=True)], 400),
-        ([piece(ends=True)], 400),
+        ([piece(ask(model="other"))], 404, "model_not_found"),
+        ([piece(ask(beam_width=2))], 400, "unsupported"),
+        ([piece(b"\1\0\0\0\0")], 415, "unsupported_encoding"),
+        ([piece(ask()[:-1], ends=True)], 400, "invalid_request"),
+        ([piece(ends=True)], 400, "invalid_request"),
     ],
     ids=["model", "lever", "compressed", "half", "none"],
 )
-async def test_the_first_message_refused_is_the_answer(stub, redis, messages, status):
+async def test_the_first_message_refused_is_the_answer(
+    stub, redis, messages, status, word
+):
     call = stub.Process()
     await call.write(opening())
     for message in messages:
@@ -278,7 +280,8 @@ async def test_the_first_message_refused_is_the_answer(stub, redis, messages, st
     code, (reply,) = await rest_of(call)
 
     assert grpc.StatusCode.OK is code
-    assert status == reply.immediate_response.status.code
+    refusal = reply.immediate_response
+    assert (status, word) == (refusal.status.code, refusal.details)
     assert not await reservations(redis)
 
 

@@ -144,6 +144,14 @@ async def test_who_does_not_pass_is_told_of(known, key, outcome, error, tmp_path
     assert passing.exporter.told == []
 
 
+async def test_what_is_in_no_trace_is_no_span(tmp_path: Path):
+    """It would begin a trace of its own, under an id that nobody else knows."""
+    asked = Asked(tmp_path, credential())
+    await asked.check(None, key="guessed")
+
+    assert asked.exporter.told == []
+
+
 async def test_a_flood_of_bad_keys_is_told_of_in_part(tmp_path: Path):
     """Whoever tries keys must not make us pay for spans."""
     asked = Asked(tmp_path, credential())

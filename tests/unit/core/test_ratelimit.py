@@ -3,7 +3,7 @@
 import pytest
 
 from tollhouse.core.limits import MONEY, Limit, Measure, Scope
-from tollhouse.core.problems import Kind
+from tollhouse.core.problems import Kind, Problem
 from tollhouse.core.ratelimit import format_reset, over_limit, quota_fields
 from tollhouse.core.reservation import Quota, Refused
 
@@ -65,6 +65,24 @@ def test_names_the_limit_and_whose_it_is():
         "value": 5,
         "remaining": 0,
     } == problem.error()["limit"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "wait", "word"),
+    [
+        (Limit(Scope.KEY, Measure.REQUESTS, 5), 1.0, "rate_limited:key.requests"),
+        (Limit(Scope.MODEL, Measure.CAPACITY, 5), None, "never_fits:model.capacity"),
+        (
+            Limit(Scope.TENANT, Measure.MONEY_PER_DAY, MONEY),
+            None,
+            "insufficient_quota:tenant.money_per_day",
+        ),
+    ],
+)
+def test_a_word_says_which_limit_refused(limit, wait, word):
+    """For access logs, which have no room for more."""
+    assert word == refusal(limit, wait=wait).word
+    assert "invalid_request" == Problem(Kind.INVALID_REQUEST, "Any text.").word
 
 
 def test_a_short_wait_is_at_least_one_second_in_whole_seconds():

@@ -300,8 +300,11 @@ class ImmediateResponse(_message.Message):
     HEADERS_FIELD_NUMBER: _builtins.int
     BODY_FIELD_NUMBER: _builtins.int
     GRPC_STATUS_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
     body: _builtins.bytes
     """To a gRPC client: grpc-message."""
+    details: _builtins.str
+    """Why, for access logs: becomes %RESPONSE_CODE_DETAILS%."""
     @_builtins.property
     def status(self) -> _http_status_pb2.HttpStatus: ...
     @_builtins.property
@@ -317,10 +320,11 @@ class ImmediateResponse(_message.Message):
         headers: Global___HeaderMutation | None = ...,
         body: _builtins.bytes = ...,
         grpc_status: Global___GrpcStatus | None = ...,
+        details: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grpc_status", b"grpc_status", "headers", b"headers", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "grpc_status", b"grpc_status", "headers", b"headers", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "details", b"details", "grpc_status", b"grpc_status", "headers", b"headers", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
