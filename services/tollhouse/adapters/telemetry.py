@@ -10,6 +10,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Literal, TextIO
 
 import msgspec
@@ -25,6 +26,8 @@ Level = Literal["debug", "info", "warning", "error"]
 _LONGEST_VALUE = 16_384
 _DEEPEST = 6
 _LONGEST_PLAIN = 64
+_LONGEST_WORD = 39
+"""Of letters and digits alone, which no pattern below matches when it is shorter."""
 
 _SECRET_NAMES = frozenset(
     {
@@ -134,15 +137,24 @@ def redact(
     _logger: WrappedLogger | None, _method: str, event_dict: EventDict
 ) -> EventDict:
     """Replace secrets by name and by look, at any depth; bound what one value holds."""
-    return {
-        str(name): _clean_named(str(name), value, 0)
-        for name, value in event_dict.items()
-    }
+    clean: EventDict = {}
+    for key, value in event_dict.items():
+        name = str(key)
+        if type(value) is str and not _may_tell(name):  # nearly all of them
+            clean[name] = redact_text(value)
+        elif value is None or (type(value) is int and not _may_tell(name)):
+            clean[name] = value
+        else:
+            clean[name] = _clean_named(name, value, 0)
+    return clean
 
 
 def redact_text(text: str) -> str:
     """Replace what looks like a secret inside free text."""
-    if len(text) <= _LONGEST_PLAIN and _PLAIN.fullmatch(text):
+    length = len(text)
+    if (length <= _LONGEST_WORD and text.isalnum()) or (
+        length <= _LONGEST_PLAIN and _PLAIN.fullmatch(text)
+    ):
         return text
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
@@ -152,14 +164,19 @@ def redact_text(text: str) -> str:
 
 
 def _clean_named(name: str, value: object, depth: int) -> object:
-    plain = name.lower().replace("-", "_")
-    if plain in _SECRET_NAMES and value is not None:
-        return REDACTED
-    if plain in _CONTENT_NAMES and not isinstance(value, int | float | None):
-        return REDACTED
+    if _may_tell(name) and value is not None:
+        plain = name.lower().replace("-", "_")
+        if plain in _SECRET_NAMES or not isinstance(value, int | float):
+            return REDACTED
     if name == "_record":  # structlog's own, removed before rendering
         return value
     return _clean(value, depth)
+
+
+@lru_cache(maxsize=1024)
+def _may_tell(name: str) -> bool:
+    plain = name.lower().replace("-", "_")
+    return plain in _SECRET_NAMES or plain in _CONTENT_NAMES
 
 
 def _clean(value: object, depth: int) -> object:
