@@ -67,6 +67,7 @@ class Relay:
         self._pending: dict[int, bytes] = dict.fromkeys(range(SHARDS), FIRST)
         self._stale: dict[int, bytes] = {}
         self._has_work = asyncio.Event()
+        self._is_looking = False
         self._lingering: asyncio.TimerHandle | None = None
         self._leaving: dict[int, Leaving] = {}
         self._may_leave = asyncio.Event()
@@ -84,7 +85,7 @@ class Relay:
         What is then left stays in the outbox, for another relay.
         """
         while self._courier.is_connected and (  # noqa: ASYNC110 - once, at the end
-            self._held or self._has_places()
+            self._held or self._is_looking or self._has_places()
         ):
             await asyncio.sleep(_FLUSH_LOOK_SECONDS)
 
@@ -122,11 +123,14 @@ class Relay:
                 if self._courier.is_connected:
                     self._stale = dict.fromkeys(range(SHARDS), FIRST)
             if len(self._held) < MOST_HELD and self._has_places():
+                self._is_looking = True  # at what is neither new nor held meanwhile
                 try:
                     await self._look()
                 except Unavailable as error:
                     _log.warning("outbox.failed", reason=str(error))
                     await asyncio.sleep(_RETRY_SECONDS)
+                finally:
+                    self._is_looking = False
                 continue
             try:
                 async with asyncio.timeout_at(next_sweep):
