@@ -44,7 +44,10 @@ def _drain_faults(
     document: Document, by_name: dict[str, Document], extproc: dict[str, str]
 ) -> Iterator[str]:
     grace = document["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-    needed = _seconds(extproc, "drain_seconds") + _seconds(extproc, "finish_seconds")
+    # Settling is waited for twice: by the drain, and by extproc's own end.
+    needed = _seconds(extproc, "drain_seconds") + 2 * _seconds(
+        extproc, "finish_seconds"
+    )
     if grace <= needed:
         yield (
             f"terminationGracePeriodSeconds: {grace}, but to drain and to settle may"

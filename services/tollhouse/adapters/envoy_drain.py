@@ -36,9 +36,10 @@ async def drain_envoy(
     the listeners drain, new connections are served.
 
     Nothing runs when for `quiet_seconds` no request has come either: between two looks
-    one might. 0 also where Envoy is gone.
+    one might. 0 also where Envoy ends meanwhile.
 
-    Raises DrainError when it refuses, or does not answer until `most_seconds`.
+    Raises DrainError when it can't be reached at all, refuses, or does not answer until
+    `most_seconds`: then nothing is known of what runs.
     """
     envoy = _Envoy(admin, most_seconds)
     try:
@@ -48,8 +49,10 @@ async def drain_envoy(
         await asyncio.sleep(min(notice_seconds, envoy.left))
         await envoy.post("/drain_listeners?graceful&skip_exit")
         return await envoy.until_quiet(quiet_seconds)
-    except OSError:
-        return 0  # it ended, or was never there
+    except OSError as error:
+        if envoy.was_seen:
+            return 0  # it ended
+        raise DrainError(f"{admin} can't be reached: {error}") from error
 
 
 class _Envoy:
@@ -59,6 +62,7 @@ class _Envoy:
         self._admin = admin
         self._clock = asyncio.get_running_loop().time
         self._deadline = self._clock() + most_seconds
+        self.was_seen = False
 
     @property
     def left(self) -> float:
@@ -99,6 +103,7 @@ class _Envoy:
                 if not self.left:
                     raise DrainError(f"{self._admin} does not answer") from error
                 continue
+            self.was_seen = True
             if status != HTTPStatus.OK:
                 raise DrainError(f"{method} {path}: status {status}")
             return body

@@ -140,8 +140,8 @@ def test_ours_has_no_fault():
         (
             "containers agree",
             GATEWAY,
-            "terminationGracePeriodSeconds: ",
-            "terminationGracePeriodSeconds: 60 #",
+            "terminationGracePeriodSeconds: 1290",
+            "terminationGracePeriodSeconds: 60",
             "60, but to drain and to settle may take",
         ),
         (
