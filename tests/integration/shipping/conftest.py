@@ -185,7 +185,7 @@ async def make_aggregator(
     client: Redis, clock: Clock, stripe: StandIn
 ) -> AsyncIterator[Callable[..., Aggregator]]:
     """Make aggregators that ship to the stand-in."""
-    api = Client(Secret(stripe.api_key), url=stripe.url, timeout_seconds=1.0)
+    api = Client(Secret(stripe.api_key), url=stripe.url, timeout_seconds=2.0)
 
     def make(
         name: str = "one",

@@ -27,7 +27,7 @@ SECRET_KEY = "rk_live_51verySecretKeyOfOurs"
 async def provider(stand_in: StandIn):
     stand_in.add_customer(CUSTOMER)
     stand_in.add_meter(EVENT_NAME)
-    async with stripe_account(stand_in, seconds=0.5) as client:
+    async with stripe_account(stand_in, seconds=2.0) as client:
         yield MeterEvents(client)
 
 
