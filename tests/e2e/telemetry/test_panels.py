@@ -178,12 +178,17 @@ def prometheus(asked) -> Iterator[Prometheus]:
         short_folder() as folder,
         running_prometheus(folder, targets(asked.stack)) as running,
     ):
-        wait_until(
-            lambda: len(running.values("tollhouse_exchanges_total")) > 1, COME_SECONDS
-        )
+        wait_until(lambda: is_scraping(running), COME_SECONDS)
         ask_again(asked.stack)
         reconcile(asked.stack)
         yield running
+
+
+def is_scraping(prometheus: Prometheus) -> bool:
+    """Whether it has each target's page, and on it what was asked before."""
+    jobs = yaml.safe_load(PROMETHEUS_FILE.read_text())["scrape_configs"]
+    up = prometheus.values("up == 1")
+    return len(up) == len(jobs) and len(prometheus.values("tollhouse_exchanges_total")) > 1
 
 
 def filled(expr: str) -> str:
@@ -193,13 +198,16 @@ def filled(expr: str) -> str:
     return expr
 
 
-def test_no_panel_is_empty(prometheus):
+def test_no_panel_is_empty(prometheus, asked):
     empty = set(queries())
 
     def are_filled() -> bool:
+        """Ask on: a rate needs scrapes between which something happened."""
         empty.difference_update(
             [it for it in empty if prometheus.values(filled(it.expr))]
         )
+        if empty:
+            ask_again(asked.stack)
         return not empty
 
     wait_until(are_filled, COME_SECONDS)
