@@ -16,7 +16,7 @@ from tollhouse.adapters.billing_metrics import BillingMetrics
 from tollhouse.adapters.process import Process, run
 from tollhouse.billing import __main__ as billing
 from tollhouse.billing.config import Settings
-from tollhouse.core.windows import SECONDS_PER_HOUR, Outcome
+from tollhouse.core.windows import SECONDS_PER_HOUR, Receipt
 from tollhouse.extproc import __main__ as extproc
 
 AHEAD_SECONDS = SECONDS_PER_HOUR + 5
@@ -34,11 +34,11 @@ class Impatient(Settings):
 class Outspoken(BillingMetrics):
     """Says how many records came that were counted before."""
 
-    def took(self, outcome: Outcome) -> None:
+    def took(self, receipt: Receipt) -> None:
         """Count what became of a batch of records."""
-        super().took(outcome)
-        if outcome.duplicates:
-            _log.info("records.recognised", count=outcome.duplicates)
+        super().took(receipt)
+        if receipt.duplicates:
+            _log.info("records.recognised", count=receipt.duplicates)
 
 
 async def aggregate(process: Process) -> None:

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.metrics.export import Gauge, Histogram
+from pydantic_settings import BaseSettings
 
 from tests import examples
 from tests.measured import Measured
 from tests.metric_receiver import metric_receiver
 from tollhouse.adapters.authz_metrics import watch_checks
 from tollhouse.adapters.billing_metrics import BillingMetrics
+from tollhouse.adapters.certificate_metrics import watch_certificates
 from tollhouse.adapters.exchange_metrics import ExchangeMetrics
 from tollhouse.adapters.loss_metrics import watch_lost_spans
 from tollhouse.adapters.metrics import Fault, Metrics, Rung
@@ -18,6 +20,8 @@ from tollhouse.adapters.reconcile_metrics import export_reconciled
 from tollhouse.adapters.redis.backlog import Backlog
 from tollhouse.adapters.redis.client import Script
 from tollhouse.adapters.redis.outbox import Standing
+from tollhouse.adapters.redis.vitals import Trouble, Vitals
+from tollhouse.adapters.redis_metrics import watch_redis
 from tollhouse.adapters.script_metrics import script_observer
 from tollhouse.authz.cache import Lookup
 from tollhouse.authz.convert import Verdict as Answer
@@ -26,8 +30,7 @@ from tollhouse.core.ending import Ending, Outcome
 from tollhouse.core.ledger import Line
 from tollhouse.core.limits import Limit, Measure, Scope
 from tollhouse.core.usage import TokenUsage
-from tollhouse.core.windows import Outcome as Applied
-from tollhouse.core.windows import Rejected
+from tollhouse.core.windows import Receipt, Rejected
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs/telemetry.md").read_text("utf-8")
@@ -86,12 +89,15 @@ def told(measured):
         provider, verdicts=dict.fromkeys(Answer, 1), lookups=dict.fromkeys(Lookup, 1)
     )
     watch_lost_spans(provider, lambda: 3)
+    vitals = [Vitals("r", 1, 1, 1, 1, 1, frozenset(Trouble), certificate_ends=1.0)]
+    watch_redis(provider, lambda: vitals)
+    watch_certificates(provider, BaseSettings(), lambda: vitals)
     billing = BillingMetrics(provider)
     billing.waits(Backlog(1, 1, 1, 1))
     billing.unlinked(1)
     billing.rejected({"no_meter": 1})
     billing.answered(Verdict.ACCEPTED)
-    billing.took(Applied(1, ("id",), (Rejected("id", "why"),)))
+    billing.took(Receipt(1, ("id",), (Rejected("id", "why"),)))
     return measured.metrics()
 
 
@@ -141,6 +147,7 @@ def test_the_tables_are_what_is_measured(monkeypatch):
         ("`outcome`: completed, left, failed, refused", Outcome),
         ("`fault`: misread, failed", Fault),
         ("`rung`: shared, local, denied", Rung),
+        ("`trouble`: append, rewrite, snapshot, eviction", Trouble),
     ],
 )
 def test_the_values_of_an_attribute(cell, values):

@@ -20,7 +20,7 @@ from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 
 from tollhouse.adapters.redis.backlog import Backlog
 from tollhouse.core.chunk import Verdict
-from tollhouse.core.windows import Outcome
+from tollhouse.core.windows import Receipt
 
 
 class BillingMetrics:
@@ -67,12 +67,12 @@ class BillingMetrics:
             description="Events that Stripe found wrong afterwards, by code",
         )
 
-    def took(self, outcome: Outcome) -> None:
+    def took(self, receipt: Receipt) -> None:
         """Count what became of a batch of records."""
         counts = {
-            "applied": outcome.applied,
-            "duplicate": outcome.duplicates,
-            "rejected": len(outcome.rejected),
+            "applied": receipt.applied,
+            "duplicate": receipt.duplicates,
+            "rejected": len(receipt.rejected),
         }
         for name, count in counts.items():
             if count:

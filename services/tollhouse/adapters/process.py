@@ -16,7 +16,7 @@ import uvloop
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsError
 
-from tollhouse.adapters import telemetry
+from tollhouse.adapters import logs
 from tollhouse.adapters.core_dump import leave_no_core
 
 EXIT_OK = 0
@@ -96,7 +96,7 @@ def run(name: str, main: Callable[[Process], Coroutine[Any, Any, None]]) -> NoRe
     """
     leave_no_core()
     # First of all: a crash before that would print local variables, secrets too.
-    telemetry.configure(name)
+    logs.configure(name)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         status = runner.run(_supervise(name, main))
     sys.stdout.flush()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
-from tollhouse.adapters import telemetry
+from tollhouse.adapters import logs
 from tollhouse.adapters.grpc_server import serve
 from tollhouse.adapters.pepper import Pepper, PepperError, PepperFile
 from tollhouse.adapters.process import Process, StartError, read_settings, run
@@ -28,7 +28,7 @@ _log = structlog.get_logger()
 async def main(process: Process) -> None:
     """Wire the parts and serve."""
     settings = read_settings(Settings)
-    telemetry.configure(process.name, settings.log_level)
+    logs.configure(process.name, settings.log_level)
     tls = server_tls(settings.listen, settings)
     try:
         tokens = Tokens(settings.admin_tokens_file)

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Callable, Mapping
 
-from tollhouse.adapters import metric_export, telemetry
+from tollhouse.adapters import logs, metric_export
 from tollhouse.adapters.authz_metrics import watch_checks
 from tollhouse.adapters.configuration import ConfigurationError
 from tollhouse.adapters.grpc_server import serve
@@ -27,7 +27,7 @@ from tollhouse.core.issuer import Issuer
 async def main(process: Process) -> None:
     """Wire the parts and serve."""
     settings = read_settings(Settings)
-    telemetry.configure(process.name, settings.log_level)
+    logs.configure(process.name, settings.log_level)
     tls = server_tls(settings.listen, settings)
     try:
         live = None if settings.config is None else Live(settings.config)

@@ -6,8 +6,8 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from tollhouse.adapters.grpc_server import HealthSettings
+from tollhouse.adapters.logs import Level
 from tollhouse.adapters.redis.settings import RedisSettings
-from tollhouse.adapters.telemetry import Level
 from tollhouse.adapters.tls import TlsSettings
 
 

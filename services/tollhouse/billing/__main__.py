@@ -8,7 +8,7 @@ from functools import partial
 
 import grpc.aio
 
-from tollhouse.adapters import metric_export, telemetry
+from tollhouse.adapters import logs, metric_export
 from tollhouse.adapters.billing_metrics import BillingMetrics
 from tollhouse.adapters.configuration import ConfigurationError
 from tollhouse.adapters.grpc_server import serve
@@ -44,7 +44,7 @@ _SERVICES = (
 async def main(process: Process, clock: Callable[[], float] = time.time) -> None:
     """Wire the process and serve; `clock` gives Unix seconds."""
     settings = read_settings(Settings)
-    telemetry.configure(process.name, settings.log_level)
+    logs.configure(process.name, settings.log_level)
     tls = server_tls(settings.listen, settings)
     try:
         live = Live(settings.config)

@@ -8,8 +8,8 @@ from pydantic_settings import SettingsConfigDict
 
 from tollhouse.adapters.charge_lines import Format
 from tollhouse.adapters.grpc_server import HealthSettings
+from tollhouse.adapters.logs import Level
 from tollhouse.adapters.redis.settings import BillingRedisSettings
-from tollhouse.adapters.telemetry import Level
 from tollhouse.adapters.tls import TlsSettings
 from tollhouse.core.meter import DEPLOYMENT, DEPLOYMENT_NAME
 

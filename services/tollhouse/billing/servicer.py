@@ -132,14 +132,14 @@ class UsageIngest(usage_grpc.UsageIngestServiceServicer):
             except ValueError as error:
                 ack.rejected.add(record_id=record.record_id, reason=str(error))
         for start in range(0, len(postings), RECORDS_AT_ONCE):
-            outcome = await self._windows.apply(
+            receipt = await self._windows.apply(
                 postings[start : start + RECORDS_AT_ONCE]
             )
-            self._metrics.took(outcome)
-            ack.applied += outcome.applied
-            ack.duplicates += outcome.duplicates
-            repeated.update(outcome.repeated)
-            for rejected in outcome.rejected:
+            self._metrics.took(receipt)
+            ack.applied += receipt.applied
+            ack.duplicates += receipt.duplicates
+            repeated.update(receipt.repeated)
+            for rejected in receipt.rejected:
                 ack.rejected.add(record_id=rejected.record_id, reason=rejected.reason)
         if ack.rejected:
             first = ack.rejected[0]

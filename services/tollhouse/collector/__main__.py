@@ -10,7 +10,7 @@ import ipaddress
 import grpc.aio
 import structlog
 
-from tollhouse.adapters import telemetry
+from tollhouse.adapters import logs
 from tollhouse.adapters.grpc_server import MAX_MESSAGE_BYTES
 from tollhouse.adapters.http_server import HttpServer, listening
 from tollhouse.adapters.listening import host_and_port
@@ -34,7 +34,7 @@ _log = structlog.get_logger()
 async def main(process: Process) -> None:
     """Wire the parts and serve."""
     settings = read_settings(Settings)
-    telemetry.configure(process.name, settings.log_level)
+    logs.configure(process.name, settings.log_level)
     for listen in (settings.listen, settings.http_listen):
         _refuse_others(listen)
     traces, metrics = Traces(), Metrics()

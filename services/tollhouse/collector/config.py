@@ -3,7 +3,7 @@
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from tollhouse.adapters.telemetry import Level
+from tollhouse.adapters.logs import Level
 
 
 class Settings(BaseSettings):

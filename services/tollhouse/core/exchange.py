@@ -137,7 +137,7 @@ Stored = Reserved | Abandoned | Settled | Released | None
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Transition:
     """What an event leads to; `costs` and requests are charged, or refunded if < 0.
 
     `late_ms`: how long ago that was used, where nothing was known of the exchange. Of
@@ -152,7 +152,7 @@ class Outcome:
     late_ms: int = 0
 
 
-def advance(stored: Stored, event: Event, now_ms: int) -> Outcome:
+def advance(stored: Stored, event: Event, now_ms: int) -> Transition:
     """Apply one event to one exchange; `now_ms` is Redis' time."""
     match event:
         case Reserve():
@@ -169,7 +169,7 @@ def advance(stored: Stored, event: Event, now_ms: int) -> Outcome:
             assert_never(unreachable)
 
 
-def _reserve(stored: Stored, event: Reserve) -> Outcome:
+def _reserve(stored: Stored, event: Reserve) -> Transition:
     match stored:
         case None:
             # Of a further request, too: Redis was away, or has lost what was before it.
@@ -177,27 +177,27 @@ def _reserve(stored: Stored, event: Reserve) -> Outcome:
         case Reserved(requests=known) if event.ordinal > known:
             before = stored
         case _:
-            return Outcome(stored)
+            return Transition(stored)
     after = replace(
         before,
         facts=event.facts,
         charged=before.charged + event.costs,
         requests=event.ordinal,
     )
-    return Outcome(after, costs=event.costs, requests=1)
+    return Transition(after, costs=event.costs, requests=1)
 
 
-def _beat(stored: Stored, event: Beat, now_ms: int) -> Outcome:
+def _beat(stored: Stored, event: Beat, now_ms: int) -> Transition:
     is_new = stored is None
     if stored is None and now_ms - event.at_ms <= RESTORE_MS:
         stored = Reserved(event.facts, NOTHING)
     if not isinstance(stored, Reserved):
-        return Outcome(stored)
+        return Transition(stored)
     last = stored.last_beat
     if last is not None:
         event = _joined(last, event)
     charged = stored.charged.at_least(_used(event))
-    return Outcome(
+    return Transition(
         replace(stored, charged=charged, last_beat=event),
         costs=charged - stored.charged,
         late_ms=max(0, now_ms - event.at_ms) if is_new else 0,
@@ -230,18 +230,18 @@ def _used(event: Beat | Settlement) -> Costs:
     return Costs(usage.units(facts.weights), usage.units(facts.prices))
 
 
-def _settle(stored: Stored, event: Settlement, now_ms: int) -> Outcome:
+def _settle(stored: Stored, event: Settlement, now_ms: int) -> Transition:
     if isinstance(stored, Settled):
-        return Outcome(stored)
+        return Transition(stored)
     charged = stored.charged if isinstance(stored, Reserved | Abandoned) else NOTHING
     record = _record(event, now_ms)
     costs = _used(event) - charged
     if stored is None and now_ms - record.ended_ms > RESTORE_MS:
         costs = NOTHING
     if isinstance(stored, Abandoned):
-        return Outcome(Settled(), _adjustment(stored.record, record), costs)
+        return Transition(Settled(), _adjustment(stored.record, record), costs)
     late_ms = now_ms - record.ended_ms if stored is None else 0
-    return Outcome(Settled(), record, costs, late_ms=late_ms)
+    return Transition(Settled(), record, costs, late_ms=late_ms)
 
 
 def _record(event: Settlement, now_ms: int) -> UsageRecord:
@@ -273,13 +273,13 @@ def _adjustment(wrong: UsageRecord, right: UsageRecord) -> UsageRecord | None:
     )
 
 
-def _release(stored: Stored, event: Release, now_ms: int) -> Outcome:
+def _release(stored: Stored, event: Release, now_ms: int) -> Transition:
     match stored:
         case None | Released():
-            return Outcome(Released())
+            return Transition(Released())
         case Reserved():
             costs, requests = NOTHING - stored.charged, -stored.requests
-            return Outcome(Released(), costs=costs, requests=requests)
+            return Transition(Released(), costs=costs, requests=requests)
         case Abandoned():
             reaped = stored.record
             nothing = nothing_used(
@@ -287,7 +287,7 @@ def _release(stored: Stored, event: Release, now_ms: int) -> Outcome:
             )
             return _settle(stored, nothing, now_ms)
         case Settled():
-            return Outcome(stored)
+            return Transition(stored)
         case unreachable:
             assert_never(unreachable)
 
@@ -327,13 +327,13 @@ def abandoned(exchange_id: str, facts: Facts, last: Beat | None) -> Settlement:
     )
 
 
-def _reap(stored: Stored, event: Reap, now_ms: int) -> Outcome:
+def _reap(stored: Stored, event: Reap, now_ms: int) -> Transition:
     if not isinstance(stored, Reserved):
         # Of a lost one nothing is known but the id: no record, and no coming back.
-        return Outcome(stored or Released())
+        return Transition(stored or Released())
     settlement = abandoned(event.exchange_id, stored.facts, stored.last_beat)
     record = _record(settlement, now_ms)
-    return Outcome(Abandoned(stored.charged, record), record)
+    return Transition(Abandoned(stored.charged, record), record)
 
 
 def _clamp(ended_ms: int, exchange_id: str, now_ms: int) -> int:

@@ -85,7 +85,7 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Receipt:
     """What became of a batch of postings; durable once it is known.
 
     `repeated`: the ids of those that were added before.

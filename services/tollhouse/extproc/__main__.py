@@ -2,7 +2,7 @@
 
 import re
 
-from tollhouse.adapters import metric_export, telemetry
+from tollhouse.adapters import logs, metric_export
 from tollhouse.adapters.address import Address
 from tollhouse.adapters.admission_notes import AdmissionNotes
 from tollhouse.adapters.configuration import ConfigurationError
@@ -19,6 +19,7 @@ from tollhouse.adapters.redis.experience import Lessons, Refresher
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.outbox import Outbox
 from tollhouse.adapters.redis.positions import Positions
+from tollhouse.adapters.redis.reaper import Reaper
 from tollhouse.adapters.redis.workers import Workers
 from tollhouse.adapters.remote import Remote, RemoteSettings, open_remote
 from tollhouse.adapters.script_metrics import script_observer
@@ -44,7 +45,7 @@ _PROOF = re.compile(rb"[A-Za-z0-9_-]{32,256}")
 async def main(process: Process) -> None:
     """Wire the parts and serve."""
     settings = read_settings(Settings)
-    telemetry.configure(process.name, settings.log_level)
+    logs.configure(process.name, settings.log_level)
     tls = server_tls(settings.listen, settings)
     aggregator = _aggregator(settings)
     tokenizers = Tokenizers()
@@ -82,8 +83,9 @@ async def main(process: Process) -> None:
         reader,
         Positions(redis, settings.node),
         limiter,
+        Reaper(redis),
         redis,
-        relay.notify,
+        settled=relay.notify,
         learn=learner.learn,
         tell=endings.tell,
         faulty=metrics.faulty,

@@ -7,8 +7,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tollhouse.adapters.grpc_server import HealthSettings
 from tollhouse.adapters.ledger_rotation import LARGEST_BYTES
+from tollhouse.adapters.logs import Level
 from tollhouse.adapters.redis.settings import RedisSettings
-from tollhouse.adapters.telemetry import Level
 from tollhouse.adapters.tls import TlsSettings
 
 

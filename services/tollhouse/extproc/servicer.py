@@ -56,7 +56,7 @@ from tollhouse.extproc.ladder import Ladder
 from tollhouse.extproc.reserving import AWAY, Reserving, Verdict, may_be_held
 from tollhouse.extproc.stream_convert import is_of_stream
 from tollhouse.extproc.streams import Streams
-from tollhouse.extproc.trail import Outcome, Trail
+from tollhouse.extproc.trail import Decision, Trail
 from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 _log = structlog.get_logger()
@@ -180,7 +180,7 @@ class ExternalProcessorServicer:
                     return
                 message = await anext(further, None)
         except Exception:
-            trail.outcome = Outcome.FAILED
+            trail.decision = Decision.FAILED
             raise
         finally:
             reserving.end(admission.receive(StreamEnded()), trail)
@@ -201,17 +201,17 @@ class ExternalProcessorServicer:
             case Identify():
                 trail.exchange_id = id_
                 if command.is_all:
-                    trail.outcome = Outcome.NAMED
+                    trail.decision = Decision.NAMED
                 return to_pb_identify(command)
             case ReadOn():
                 return to_pb_read_on()
             case Admit():
-                trail.outcome = Outcome.ADMITTED
+                trail.decision = Decision.ADMITTED
                 return to_pb_admit(command, id_, self._proof)
             case Pass():
                 return self._passed(command, dialect, trail)
             case Answer():
-                trail.outcome = Outcome.ANSWERED
+                trail.decision = Decision.ANSWERED
                 return to_pb_answer(command)
             case Refuse(problem):
                 trail.refused(problem)
@@ -228,7 +228,7 @@ class ExternalProcessorServicer:
         except Problem as problem:
             trail.refused(problem)
             return to_pb_problem(problem, dialect, trail.trace_id)
-        trail.outcome = Outcome.PASSED
+        trail.decision = Decision.PASSED
         return to_pb_pass(command, self._proof)
 
     async def _counted(

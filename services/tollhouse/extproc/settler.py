@@ -17,6 +17,7 @@ from tollhouse.adapters.metrics import Fault
 from tollhouse.adapters.redis.client import Redis, RedisReplyError
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.positions import Positions
+from tollhouse.adapters.redis.reaper import Reaper
 from tollhouse.adapters.redis.shards import shard
 from tollhouse.core.ending import Ending, ending, reaped
 from tollhouse.core.exchange import Beat, Release, Settlement
@@ -42,8 +43,9 @@ TOLD_AT_ONCE = 32
 class Settler:
     """The loop over one ledger.
 
-    `learn` is handed what was settled and is news, `tell` all that ended and is news,
-    `faulty` what was wrong with a line; they must neither wait nor raise.
+    `settled` is handed the slots whose outboxes got records, `learn` what was settled
+    and is news, `tell` all that ended and is news, `faulty` what was wrong with a line;
+    they must neither wait nor raise.
     `grace_seconds` is how long Redis must be back before leases count as expired: two
     beats, so that every settler has told it about the exchanges that still run.
     """
@@ -53,9 +55,10 @@ class Settler:
         reader: LedgerReader,
         positions: Positions,
         limiter: Limiter,
+        reaper: Reaper,
         redis: Redis,
-        settled: Callable[[set[int]], None],
         *,
+        settled: Callable[[set[int]], None],
         learn: Callable[[Sequence[Settlement]], None],
         tell: Tell,
         faulty: Callable[[Fault], None] = lambda _: None,
@@ -65,6 +68,7 @@ class Settler:
         self._reader = reader
         self._positions = positions
         self._limiter = limiter
+        self._reaper = reaper
         self._redis = redis
         self._settled = settled
         self._learn = learn
@@ -118,7 +122,7 @@ class Settler:
                 continue
             started_ns = time.time_ns()
             try:
-                closed = await self._limiter.reap_expired()
+                closed = await self._reaper.reap_expired()
             except Unavailable as error:
                 _log.warning("reap.failed", reason=str(error))
             except RedisReplyError as error:

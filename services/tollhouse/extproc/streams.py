@@ -51,7 +51,7 @@ from tollhouse.extproc.stream_convert import (
     to_pb_piece,
     to_pb_stop,
 )
-from tollhouse.extproc.trail import Outcome, Trail
+from tollhouse.extproc.trail import Decision, Trail
 from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 _log = structlog.get_logger()
@@ -118,7 +118,7 @@ class Streams:
                         yield None
                         return
         except Exception:
-            trail.outcome = Outcome.FAILED
+            trail.decision = Decision.FAILED
             raise
         finally:
             self._reserving.end(admission.receive(StreamEnded()), trail)
@@ -179,7 +179,7 @@ class Streams:
             case None:
                 return
             case Open(admit):
-                trail.outcome = Outcome.ADMITTED
+                trail.decision = Decision.ADMITTED
                 yield to_pb_open(admit, reader.exchange_id, self._proof)
                 yield to_pb_piece(reader.written(admit))
             case Forward(admit):

@@ -23,7 +23,7 @@ MOST_RUNS = 64
 _SERVER_ERROR = 500
 
 
-class Outcome(StrEnum):
+class Decision(StrEnum):
     """What an admission comes to."""
 
     ADMITTED = "admitted"
@@ -51,11 +51,11 @@ class Trail:
     __slots__ = (
         "_runs",
         "context",
+        "decision",
         "ended_ns",
         "exchange_id",
         "held_seconds",
         "limit",
-        "outcome",
         "principal",
         "problem",
         "reservation",
@@ -68,7 +68,7 @@ class Trail:
         self.context = context
         self.started_ns = time.time_ns()
         self.ended_ns = 0
-        self.outcome = Outcome.LEFT
+        self.decision = Decision.LEFT
         self.exchange_id = ""
         self.principal: Principal | None = None
         self.reservation: Reservation | None = None
@@ -99,14 +99,14 @@ class Trail:
 
     def refused(self, problem: Problem) -> None:
         """Note what the client is told."""
-        self.outcome, self.problem = Outcome.REFUSED, problem
+        self.decision, self.problem = Decision.REFUSED, problem
 
     def tell(self, tracing: Tracing) -> None:
         """Tell of it, if it is of a trace that is kept or stands out by itself.
 
         Without a trace there is nothing it could be a part of.
         """
-        is_notable = self.outcome in _NOTABLE
+        is_notable = self.decision in _NOTABLE
         if self.context is None or not tracing.wants(
             self.context, is_notable=is_notable
         ):
@@ -124,7 +124,7 @@ class Trail:
 
     @property
     def _error(self) -> str:
-        if self.outcome is Outcome.FAILED:
+        if self.decision is Decision.FAILED:
             return "internal"
         problem = self.problem
         if problem is None or problem.status < _SERVER_ERROR:
@@ -159,7 +159,7 @@ class Trail:
     def _of_end(self) -> Mapping[str, Value | None]:
         limit, problem = self.limit, self.problem
         return {
-            names.OUTCOME: self.outcome,
+            names.OUTCOME: self.decision,
             names.PROBLEM: None if problem is None else problem.kind.name.lower(),
             names.LIMIT: None if limit is None else limit.word,
         }
@@ -181,4 +181,4 @@ class Trail:
             )
 
 
-_NOTABLE = frozenset((Outcome.REFUSED, Outcome.FAILED))
+_NOTABLE = frozenset((Decision.REFUSED, Decision.FAILED))

@@ -3,7 +3,7 @@
 import time
 import uuid
 
-from tollhouse.adapters import metric_export, telemetry
+from tollhouse.adapters import logs, metric_export
 from tollhouse.adapters.http_server import serve
 from tollhouse.adapters.loss_metrics import watch_lost_spans
 from tollhouse.adapters.process import Process, read_settings, run
@@ -32,7 +32,7 @@ def _model(name: str, section: ModelSection, created: int) -> Model:
 async def main(process: Process) -> None:
     """Wire the parts and serve."""
     settings = read_settings(Settings)
-    telemetry.configure(process.name, settings.log_level)
+    logs.configure(process.name, settings.log_level)
     created = int(time.time())
     models = {
         name: _model(name, section, created)

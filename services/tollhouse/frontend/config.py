@@ -7,8 +7,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tollhouse.adapters.logs import Level
 from tollhouse.adapters.process import StartError
-from tollhouse.adapters.telemetry import Level
 from tollhouse.frontend.contract import CONTRACTS
 from tollhouse.frontend.tool_parser import TOOL_PARSERS
 

@@ -38,8 +38,8 @@ from tests.observability import (
     tool,
 )
 
-START_SECONDS = 20.0
-COME_SECONDS = 20.0
+START_SECONDS = 60.0
+COME_SECONDS = 60.0
 VARIABLES = {
     "$__rate_interval": "30s",
     "$__range": "1m",
@@ -160,7 +160,7 @@ def ask_again(stack: RunningStack) -> None:
         "stream": True,
     }
     headers = {"authorization": f"Bearer {stack.api_key}"}
-    with httpx.Client(base_url=stack.base_url, headers=headers, timeout=20) as client:
+    with httpx.Client(base_url=stack.base_url, headers=headers, timeout=60) as client:
         for _ in range(3):
             assert client.post("/chat/completions", json=body).is_success
         left = body | {"max_tokens": 2000}
@@ -188,7 +188,9 @@ def is_scraping(prometheus: Prometheus) -> bool:
     """Whether it has each target's page, and on it what was asked before."""
     jobs = yaml.safe_load(PROMETHEUS_FILE.read_text())["scrape_configs"]
     up = prometheus.values("up == 1")
-    return len(up) == len(jobs) and len(prometheus.values("tollhouse_exchanges_total")) > 1
+    return (
+        len(up) == len(jobs) and len(prometheus.values("tollhouse_exchanges_total")) > 1
+    )
 
 
 def filled(expr: str) -> str:

@@ -17,12 +17,12 @@ from tests.redis_process import RedisServer
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.pb.tollhouse.usage.v1 import usage_pb2_grpc as usage_grpc
 
-START_SECONDS = 10.0
+START_SECONDS = 60.0
 CONFIG = Path(__file__).resolve().parents[3] / "tollhouse.yaml"
 
 RELAY = """
 import sys
-from tollhouse.adapters import telemetry
+from tollhouse.adapters import logs
 from tollhouse.adapters.process import run
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.outbox import Outbox
@@ -30,7 +30,7 @@ from tollhouse.adapters.remote import Remote
 from tollhouse.extproc.relay import Relay
 
 async def main(process):
-    telemetry.configure("relay")
+    logs.configure("relay")
     redis = await Redis.connect(sys.argv[1])
     relay = Relay(Outbox(redis, sys.argv[3]), Remote(sys.argv[2]),
                   sweep_seconds=0.2, claim_idle_seconds=float(sys.argv[4]))
@@ -61,7 +61,7 @@ class Part:
         """Send a signal and wait for the end; the exit status."""
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(10)
+        return self.process.wait(60)
 
     @property
     def log(self) -> str:

@@ -15,6 +15,7 @@ from tollhouse.adapters.exchange_metrics import ExchangeMetrics
 from tollhouse.adapters.ledger import LedgerReader
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.positions import Positions
+from tollhouse.adapters.redis.reaper import Reaper
 from tollhouse.adapters.tracing import Tracing
 from tollhouse.core.ids import created_ms, exchange_id
 from tollhouse.core.reservation import Granted, Reservation
@@ -24,7 +25,7 @@ from tollhouse.extproc.settler import Settler
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 FACTS = examples.facts(reserved_units=121, input_estimate=10, output_estimate=18)
 SAMPLED = f"00-{TRACE}-{'1' * 16}-01"
-SOON = 5.0
+SOON = 30.0
 
 
 def new_id(number):
@@ -123,8 +124,9 @@ async def settling(redis, path, told):
             reader,
             Positions(redis, "node"),
             Limiter(redis),
+            Reaper(redis),
             redis,
-            lambda _: None,
+            settled=lambda _: None,
             learn=lambda _: None,
             tell=told.endings.tell,
             reap_seconds=0.02,

@@ -20,6 +20,7 @@ from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.experience import Lessons, Refresher
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.positions import Positions
+from tollhouse.adapters.redis.reaper import Reaper
 from tollhouse.adapters.redis.shards import outbox, shard
 from tollhouse.core.experience import Experience
 from tollhouse.core.histogram import EDGES, bin_of
@@ -37,7 +38,7 @@ FACTS = examples.facts(
     framing=4,
 )
 OUTBOX = outbox(shard("acme"))
-SOON = 10.0
+SOON = 30.0
 
 
 def line(number, **changes):
@@ -89,8 +90,9 @@ async def at_work(redis, path, learner, experience=None):
             reader,
             Positions(redis, "node"),
             Limiter(redis),
+            Reaper(redis),
             redis,
-            lambda _: None,
+            settled=lambda _: None,
             learn=learner.learn,
             tell=lambda *_: None,
         )

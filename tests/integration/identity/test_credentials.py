@@ -11,7 +11,7 @@ import redis
 import structlog
 from structlog.testing import capture_logs
 
-from tollhouse.adapters import telemetry
+from tollhouse.adapters import logs
 from tollhouse.adapters.jwts import Jwts
 from tollhouse.adapters.pepper import Pepper
 from tollhouse.adapters.redis.client import Redis
@@ -125,7 +125,7 @@ async def test_misplaced(keyring: Keyring, client: Redis, raw):
     assert [it["event"] for it in logged] == ["credential.misread"]
     assert record.key_id in logged[0]["reason"]
     raw.publish("th:moved", "end")
-    messages = [heard.get_message(timeout=5) for _ in range(2)]
+    messages = [heard.get_message(timeout=30) for _ in range(2)]
     assert [it["data"] for it in messages if it] == ["end"]  # nor is it led further
     heard.close()
 
@@ -224,7 +224,7 @@ async def ask(servicer: AuthorizationServicer, folder: Path, key: str) -> bytes:
         async with grpc.aio.insecure_channel(f"unix:{folder}/s") as channel:
             check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
             check = channel.unary_unary(f"/{SERVICE}/Check")
-            return await check(request.SerializeToString(), timeout=5)
+            return await check(request.SerializeToString(), timeout=30)
     finally:
         await server.stop(None)
 
@@ -235,7 +235,7 @@ def logged():
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     out = io.StringIO()
-    telemetry.configure("authz", stream=out)
+    logs.configure("authz", stream=out)
     yield out
     logging.captureWarnings(capture=False)
     structlog.reset_defaults()

@@ -21,7 +21,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 PROGRAM = """
 import asyncio, sys
 import grpc
-from tollhouse.adapters import telemetry
+from tollhouse.adapters import logs
 from tollhouse.adapters.grpc_server import serve
 from tollhouse.adapters.process import StartError, run
 
@@ -48,7 +48,7 @@ async def raises():
     raise ValueError("broken")
 
 async def main(process):
-    telemetry.configure("test")
+    logs.configure("test")
     match sys.argv[1]:
         case "start-error":
             raise StartError("one.yaml: line 1\\none.yaml: line 2")
@@ -79,7 +79,7 @@ class Child:
         )
 
     def end(self) -> tuple[int, str, str]:
-        out, err = self.popen.communicate(timeout=10)
+        out, err = self.popen.communicate(timeout=60)
         return self.popen.returncode, out, err
 
 
@@ -107,10 +107,11 @@ def health(listen: str, service: str = "") -> int:
     with grpc.insecure_channel(listen) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         request = health_pb2.HealthCheckRequest(service=service)
-        answer = stub.Check(request, timeout=10, wait_for_ready=True)
+        answer = stub.Check(request, timeout=60, wait_for_ready=True)
         return int(answer.status)
 
 
+@pytest.mark.timed
 def test_life(child, listen) -> None:
     """SIGTERM: health turns, the running call ends well, tasks flush, status 0."""
     it = child("run", listen)
@@ -122,7 +123,7 @@ def test_life(child, listen) -> None:
         wait: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
             "/test.Slow/Wait"
         )
-        call = wait.future(b"", timeout=5)
+        call = wait.future(b"", timeout=60)
         time.sleep(0.2)
         it.popen.send_signal(signal.SIGTERM)
         assert call.result() == b"done"
@@ -225,13 +226,14 @@ async def test_bad_address(listen, reason) -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.timed
 def test_health_while_draining(child, listen) -> None:
     """Health says NOT_SERVING to a watcher before the server goes."""
     it = child("run", listen)
     with grpc.insecure_channel(listen) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         watch = stub.Watch(
-            health_pb2.HealthCheckRequest(), timeout=10, wait_for_ready=True
+            health_pb2.HealthCheckRequest(), timeout=60, wait_for_ready=True
         )
         assert next(watch).status == SERVING
         os.kill(it.popen.pid, signal.SIGTERM)

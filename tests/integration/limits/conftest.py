@@ -8,6 +8,7 @@ import redis as redis_py
 from tests.integration.limits.rig import Rig
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.limiter import Limiter
+from tollhouse.adapters.redis.reaper import Reaper
 
 
 @pytest.fixture
@@ -28,6 +29,12 @@ async def redis(redis_url):
 def limiter(redis):
     """On Redis' own clock."""
     return Limiter(redis)
+
+
+@pytest.fixture
+def reaper(redis):
+    """On Redis' own clock, too."""
+    return Reaper(redis)
 
 
 @pytest.fixture(scope="module")

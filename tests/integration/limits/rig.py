@@ -7,6 +7,7 @@ import redis as redis_py
 from tollhouse.adapters.redis import shards
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.limiter import Limiter
+from tollhouse.adapters.redis.reaper import Reaper
 from tollhouse.adapters.redis.steps import Scripts
 from tollhouse.core.ids import exchange_id
 from tollhouse.core.limits import Limit
@@ -15,6 +16,7 @@ from tollhouse.core.usage import Facts
 
 START_MS = 1_800_000_000_000
 _CLOCK = "simulated-clock"
+_SCRIPTS = Scripts.load(clock="simulated_clock.lua")
 
 
 class Rig:
@@ -40,8 +42,12 @@ class Rig:
         self.inspector.flushall()
         self.now_ms = now_ms
         self.move(0)
-        scripts = Scripts.load(clock="simulated_clock.lua")
-        return Limiter(self._redis, lease_seconds=lease_seconds, scripts=scripts)
+        return Limiter(self._redis, lease_seconds=lease_seconds, scripts=_SCRIPTS)
+
+    @property
+    def reaper(self):
+        """A reaper on the same clock."""
+        return Reaper(self._redis, scripts=_SCRIPTS)
 
     def move(self, ms):
         """Let time pass."""

@@ -144,7 +144,7 @@ def life(rig, limiter, id_, plan):
         yield
     if plan["fate"].startswith("reap"):
         for _ in range(plan["repeats"]):
-            rig.run(limiter.reap([(SHARD, id_), (shards.FLEET, id_)]))
+            rig.run(rig.reaper.reap([(SHARD, id_), (shards.FLEET, id_)]))
             yield
     if plan["fate"].endswith("settle"):
         settlement = settle(id_, about, rig.now_ms, plan["used"])
@@ -326,7 +326,7 @@ def test_a_lease_counts_until_it_ends(rig):
     rig.move(19_999)
 
     assert not isinstance(rig.reserve(limiter, second), Granted)
-    assert [] == rig.run(limiter.reap([(SHARD, first.exchange_id)]))
+    assert [] == rig.run(rig.reaper.reap([(SHARD, first.exchange_id)]))
     rig.move(1)
     assert isinstance(rig.reserve(limiter, second), Granted)
-    assert {SHARD} == shards_of(rig.run(limiter.reap([(SHARD, first.exchange_id)])))
+    assert {SHARD} == shards_of(rig.run(rig.reaper.reap([(SHARD, first.exchange_id)])))

@@ -29,6 +29,7 @@ from tollhouse.adapters.redis.leadership import Leadership
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.outbox import FIRST, Leaving, Outbox
 from tollhouse.adapters.redis.positions import Positions
+from tollhouse.adapters.redis.reaper import Reaper
 from tollhouse.adapters.redis.windows import Windows
 from tollhouse.adapters.redis.workers import Workers
 from tollhouse.core.chunk import Account, Answer, Verdict, conclude
@@ -133,8 +134,8 @@ async def test_every_step_runs_in_every_slot(cluster, redis):
     )
     assert isinstance(refused, Refused)
     await limiter.close()
-    assert every == shards_of(await short.reap_expired())
-    assert [] == await limiter.expired()
+    assert every == shards_of(await Reaper(redis).reap_expired())
+    assert [] == await Reaper(redis).expired()
 
     left = [
         key

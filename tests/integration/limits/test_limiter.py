@@ -17,6 +17,7 @@ from tests.redis_process import running_redis, secret_file
 from tollhouse.adapters.redis.access import RedisAccess
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.limiter import Limiter
+from tollhouse.adapters.redis.reaper import Reaper
 from tollhouse.adapters.redis.shards import FLEET, shard
 from tollhouse.adapters.redis.steps import CLOSED_MS
 from tollhouse.core.buckets import GRAINS
@@ -115,6 +116,7 @@ async def test_many_workers_admit_no_more_than_one(redis_url, scope):
         await client.close()
 
 
+@pytest.mark.timed
 async def test_a_retry_at_the_time_named_succeeds(limiter):
     """And one before it does not: the wait is the real refill."""
     limit = Limit(Scope.KEY, Measure.UNITS, 60_000, burst=0.3)
@@ -286,7 +288,8 @@ async def test_a_reserve_that_comes_late_is_refused(limiter):
     assert not caught.value.transient
 
 
-async def test_everything_is_forgotten_in_time(limiter, inspector):
+@pytest.mark.timed
+async def test_everything_is_forgotten_in_time(limiter, reaper, inspector):
     """Buckets once drained; exchanges once no late message can name them."""
     asked = (
         *limits(Scope.KEY, 60, 6000),
@@ -298,7 +301,7 @@ async def test_everything_is_forgotten_in_time(limiter, inspector):
     await limiter.release(released)
     short = Limiter(limiter._redis, lease_seconds=0.0)
     await short.reserve(reaped)
-    await short.reap([(SHARD, reaped.exchange_id)])
+    await reaper.reap([(SHARD, reaped.exchange_id)])
 
     def left(name):
         return inspector.pttl(f"{TAG}:{name}") / 1000
@@ -322,19 +325,19 @@ async def test_everything_is_forgotten_in_time(limiter, inspector):
     assert 0 == inspector.exists(f"{TAG}:bucket:key:k1:requests")
 
 
-async def test_expired_leases_are_found_in_every_shard(redis, inspector):
+async def test_expired_leases_are_found_in_every_shard(redis, reaper, inspector):
     """One look, whoever's they are; a beat in time keeps one open."""
     limiter = Limiter(redis, lease_seconds=0.0)
     alive = Limiter(redis, lease_seconds=20.0)
     mine = [await taken(limiter, tenant=f"tenant-{n}") for n in range(40)]
     await alive.beat_many([beat(mine[0], TokenUsage(1, 1))])
-    expired = await limiter.expired()
-    shards = shards_of(await limiter.reap(expired))
+    expired = await reaper.expired()
+    shards = shards_of(await reaper.reap(expired))
 
     assert {(shard(it.facts.tenant), it.exchange_id) for it in mine[1:]} == set(expired)
     assert {shard(it.facts.tenant) for it in mine[1:]} == shards
-    assert [] == await limiter.expired()
-    assert [] == await limiter.reap_expired()
+    assert [] == await reaper.expired()
+    assert [] == await reaper.reap_expired()
     records = [
         fields
         for number in shards
@@ -346,7 +349,7 @@ async def test_expired_leases_are_found_in_every_shard(redis, inspector):
     }
 
 
-async def test_what_is_reaped_in_the_fleet_writes_no_record(limiter, inspector):
+async def test_what_is_reaped_in_the_fleet_writes_no_record(limiter, reaper, inspector):
     """Its leases and units in flight go; buckets and budgets keep what they have."""
     short = Limiter(limiter._redis, lease_seconds=0.0)
     shared = (
@@ -355,10 +358,10 @@ async def test_what_is_reaped_in_the_fleet_writes_no_record(limiter, inspector):
     )
     mine = await taken(short, *shared)
 
-    expired = await limiter.expired()
+    expired = await reaper.expired()
     assert {(SHARD, mine.exchange_id), (FLEET, mine.exchange_id)} == set(expired)
-    assert {SHARD} == shards_of(await limiter.reap(expired))
-    assert [] == await limiter.expired()
+    assert {SHARD} == shards_of(await reaper.reap(expired))
+    assert [] == await reaper.expired()
     books = {key for key in dump(inspector) if key.startswith("{m0}")}
     day = time.strftime("%Y%m%d", time.gmtime())
     assert books == {
@@ -481,12 +484,14 @@ async def test_a_beat_brings_back_what_redis_lost(limiter, inspector):
 
 
 @pytest.mark.parametrize("scope", [Scope.KEY, Scope.GLOBAL])
-async def test_what_was_reaped_too_early_keeps_its_place(limiter, inspector, scope):
+async def test_what_was_reaped_too_early_keeps_its_place(
+    limiter, reaper, inspector, scope
+):
     """Its settler was away, not its Envoy: it runs on, and so says its beat."""
     place = Limit(scope, Measure.CONCURRENT, 1)
     short = Limiter(limiter._redis, lease_seconds=0.0)
     mine = await taken(short, place)
-    await short.reap_expired()
+    await reaper.reap_expired()
     old = replace_beat(beat(mine, TokenUsage(1, 1)), -30_000)
     await limiter.beat_many([old])
     assert [] == inspector.keys("*:concurrent:*"), "its Envoy may be gone by now"
@@ -499,12 +504,14 @@ async def test_what_was_reaped_too_early_keeps_its_place(limiter, inspector, sco
     assert ["3", "4"] == kinds
 
 
-async def test_an_exchange_that_was_reaped_too_early_is_taken_back(limiter, inspector):
+async def test_an_exchange_that_was_reaped_too_early_is_taken_back(
+    limiter, reaper, inspector
+):
     """Never admitted after all: its record is undone by an adjustment."""
     short = Limiter(limiter._redis, lease_seconds=0.0)
     mine = ask(*limits(Scope.KEY, 60, 60_000), *limits(Scope.GLOBAL, units_per_day=999))
     await short.reserve(mine)
-    await short.reap_expired()
+    await reaper.reap_expired()
     written = await limiter.apply([Release(mine.exchange_id, "acme")], [], [])
 
     assert {SHARD} == shards_of(written)
@@ -588,7 +595,7 @@ async def test_what_the_fleet_gave_stays_until_the_ledger_says_how_it_went(
 
 
 async def test_what_came_late_into_the_fleet_is_given_back_whole(
-    redis, limiter, inspector
+    redis, limiter, reaper, inspector
 ):
     """Its RESERVE was under way when the ledger released it: nothing was ever used."""
     mine = ask(*limits(Scope.GLOBAL, 60, 6000, 1, 1000, money_per_month=10**6))
@@ -597,11 +604,12 @@ async def test_what_came_late_into_the_fleet_is_given_back_whole(
         await Limiter(Halfway(redis), lease_seconds=0.0).reserve(mine)
     assert [key for key in dump(inspector) if "{m0}:budget:" in key]
 
-    assert [] == await limiter.reap_expired()
+    assert [] == await reaper.reap_expired()
     left = [key for key in dump(inspector) if key.startswith("{m0}")]
     assert [f"{{m0}}:exchange:{mine.exchange_id}"] == left
 
 
+@pytest.mark.timed
 async def test_a_stalled_redis_refuses_within_the_budget():
     """Never an open door, never a stall."""
     with running_redis() as server:
@@ -623,14 +631,14 @@ async def test_a_full_redis_settles_nothing_and_then_all():
     """OOM: no half of a step is ever written, and the repeat does the whole."""
     with running_redis() as server:
         redis = await Redis.connect(server.url, budget_seconds=1)
-        limiter = Limiter(redis, lease_seconds=0.0)
+        limiter, reaper = Limiter(redis, lease_seconds=0.0), Reaper(redis)
         mine = await taken(limiter, *limits(Scope.KEY, 60, 60_000, 2))
         await redis.call("CONFIG", "SET", "maxmemory", 1)
         for step in (
             lambda: limiter.reserve(ask()),
             lambda: limiter.settle_many([settlement(mine)]),
             lambda: limiter.beat_many([beat(mine, TokenUsage(500, 500))]),
-            lambda: limiter.reap([(SHARD, mine.exchange_id)]),
+            lambda: reaper.reap([(SHARD, mine.exchange_id)]),
         ):
             with pytest.raises(Unavailable, match="OOM"):
                 await step()

@@ -353,7 +353,7 @@ class Exchanges(RuleBasedStateMachine):
         if of_fleet:
             slot = self.model.fleet
         self.model.reap(slot, id_)
-        self.rig.run(self.limiter.reap([(slot.number, id_)]))
+        self.rig.run(self.rig.reaper.reap([(slot.number, id_)]))
 
     @rule(id_=ids, of_fleet=st.booleans())
     def lose(self, id_, of_fleet):
@@ -501,6 +501,3 @@ def test_scripts_and_reference_agree(rig):
             suppress_health_check=list(HealthCheck),
         ),
     )
-
-
-pytestmark = pytest.mark.timeout(120)

@@ -27,7 +27,7 @@ from tollhouse.billing.sealer import Sealer
 from tollhouse.billing.shipper import Shipper
 from tollhouse.core.chunk import Account, Chunk, Provider, State
 from tollhouse.core.meter import DEPLOYMENT, event_name
-from tollhouse.core.windows import AS_PROMISED, BILLED, SECONDS_PER_HOUR, Outcome
+from tollhouse.core.windows import AS_PROMISED, BILLED, SECONDS_PER_HOUR, Receipt
 
 HOUR = 497_000
 """Usage of the tests is of this hour; they begin when it is over."""
@@ -89,7 +89,7 @@ class Aggregator:
             if tenant in self.accounts
         }
 
-    async def record(self, *records: Record) -> Outcome:
+    async def record(self, *records: Record) -> Receipt:
         """Take usage records."""
         return await self.windows.apply([from_pb_record(it.to_pb()) for it in records])
 

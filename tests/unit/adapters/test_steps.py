@@ -14,6 +14,7 @@ from tollhouse.core.limits import Allowance, Limit, Measure, Scope
 from tollhouse.core.usage import CountSource, TokenUsage
 
 NOW = 1_800_000_000_000
+LEASE_MS = 20_000
 ALL = Allowance(1, 2, 3, 4, 5, 6, 7)
 LIMITS = (
     *(it for scope in Scope for it in ALL.limits(scope, "Europe/Berlin")),
@@ -31,12 +32,12 @@ def cluster_slot(key):
 
 def runs(tenant, model, limits=LIMITS):
     """Every run of every step of one exchange, with its slot."""
-    steps = Steps(Scripts.load(), 20_000)
+    steps = Steps(Scripts.load())
     id_ = new_id(1, NOW)
     reservation = ask(id_, *limits, tenant=tenant, served_model=model)
     found = sides(reservation, NOW)
     for side in found:
-        yield side.slot, steps.reserve(reservation, side, ())
+        yield side.slot, steps.reserve(reservation, side, (), LEASE_MS)
     facts = replace(
         reservation.facts, debits=tuple(it for side in found for it in side.debits)
     )
@@ -51,7 +52,7 @@ def runs(tenant, model, limits=LIMITS):
         at_ms=NOW,
     )
     for slot in slots(facts):
-        yield slot, steps.beat(slot, beat)
+        yield slot, steps.beat(slot, beat, LEASE_MS)
         for writing in (
             steps.settle(slot, nothing_used(id_, facts, NOW, NOW)),
             steps.reap(slot, id_, facts, NOW),

@@ -11,7 +11,6 @@ from tollhouse.core.exchange import (
     RESTORE_MS,
     Abandoned,
     Beat,
-    Outcome,
     Reap,
     Release,
     Released,
@@ -20,6 +19,7 @@ from tollhouse.core.exchange import (
     Settled,
     Settlement,
     Stored,
+    Transition,
     advance,
 )
 from tollhouse.core.ids import exchange_id
@@ -64,12 +64,12 @@ EVERY_EVENT = (RESERVE, RELEASE, BEAT, SETTLEMENT, REAP)
 
 
 def test_reserving_charges_the_estimate_and_a_request():
-    assert Outcome(OPEN, costs=RESERVED, requests=1) == advance(None, RESERVE, NOW)
+    assert Transition(OPEN, costs=RESERVED, requests=1) == advance(None, RESERVE, NOW)
 
 
 @pytest.mark.parametrize("stored", [OPEN, REAPED, Settled(), Released()])
 def test_reserving_twice_or_late_changes_nothing(stored):
-    assert Outcome(stored) == advance(stored, RESERVE, NOW)
+    assert Transition(stored) == advance(stored, RESERVE, NOW)
 
 
 WHOLE = msgspec.structs.replace(FACTS, input_estimate=13)
@@ -79,7 +79,9 @@ TWICE = Reserved(WHOLE, RESERVED + Costs(8, 9), requests=2)
 
 def test_a_further_request_is_charged_on_top():
     """Its facts are those of both: a record says what the whole stream was."""
-    assert Outcome(TWICE, costs=Costs(8, 9), requests=1) == advance(OPEN, FURTHER, NOW)
+    assert Transition(TWICE, costs=Costs(8, 9), requests=1) == advance(
+        OPEN, FURTHER, NOW
+    )
 
 
 def test_a_further_request_keeps_what_ran_before():
@@ -98,19 +100,21 @@ def test_a_further_request_counts_once(ordinal):
     """A repeat, or one of before that comes late."""
     again = replace(FURTHER, ordinal=ordinal)
 
-    assert Outcome(TWICE) == advance(TWICE, again, NOW)
+    assert Transition(TWICE) == advance(TWICE, again, NOW)
 
 
 def test_a_further_request_opens_what_redis_never_knew():
     """The first was admitted while Redis was away."""
     opened = Reserved(WHOLE, Costs(8, 9), requests=2)
 
-    assert Outcome(opened, costs=Costs(8, 9), requests=1) == advance(None, FURTHER, NOW)
+    assert Transition(opened, costs=Costs(8, 9), requests=1) == advance(
+        None, FURTHER, NOW
+    )
 
 
 @pytest.mark.parametrize("stored", [REAPED, Settled(), Released()])
 def test_a_further_request_of_what_is_over_changes_nothing(stored):
-    assert Outcome(stored) == advance(stored, FURTHER, NOW)
+    assert Transition(stored) == advance(stored, FURTHER, NOW)
 
 
 def test_a_beat_leaves_the_number_of_requests():
@@ -122,21 +126,21 @@ def test_a_beat_leaves_the_number_of_requests():
 
 def test_releasing_gives_all_requests_back():
     """The admission of the first was lost on its way, and with it the stream."""
-    assert Outcome(Released(), costs=NOTHING - TWICE.charged, requests=-2) == advance(
-        TWICE, RELEASE, NOW
-    )
+    assert Transition(
+        Released(), costs=NOTHING - TWICE.charged, requests=-2
+    ) == advance(TWICE, RELEASE, NOW)
 
 
 def test_releasing_gives_everything_back():
     """Its request, too; and leaves what refuses a late RESERVE."""
     beaten = advance(OPEN, replace(BEAT, usage=TokenUsage(0, 30)), NOW).stored
 
-    assert Outcome(Released(), costs=Costs(-150, -210), requests=-1) == advance(
+    assert Transition(Released(), costs=Costs(-150, -210), requests=-1) == advance(
         beaten, RELEASE, NOW
     )
-    assert Outcome(Released()) == advance(None, RELEASE, NOW)
-    assert Outcome(Released()) == advance(Released(), RELEASE, NOW)
-    assert Outcome(Settled()) == advance(Settled(), RELEASE, NOW)
+    assert Transition(Released()) == advance(None, RELEASE, NOW)
+    assert Transition(Released()) == advance(Released(), RELEASE, NOW)
+    assert Transition(Settled()) == advance(Settled(), RELEASE, NOW)
 
 
 def test_settling_replaces_the_estimate_by_what_was_used():
@@ -169,7 +173,7 @@ def test_settling_replaces_the_estimate_by_what_was_used():
 
 @pytest.mark.parametrize("event", EVERY_EVENT)
 def test_nothing_moves_a_settled_exchange(event):
-    assert Outcome(Settled()) == advance(Settled(), event, NOW)
+    assert Transition(Settled()) == advance(Settled(), event, NOW)
 
 
 @pytest.mark.parametrize("stored", [None, Released()])
@@ -264,7 +268,7 @@ def test_a_beat_opens_what_redis_lost():
     costs = Costs(29, 9 * 3 + 4 * 7)
     outcome = advance(None, young, NOW)
     assert (Reserved(FACTS, costs, young), costs) == (outcome.stored, outcome.costs)
-    assert Outcome(None) == advance(None, old, NOW)
+    assert Transition(None) == advance(None, old, NOW)
 
 
 def test_only_what_redis_never_knew_is_charged_late():
@@ -281,7 +285,7 @@ def test_only_what_redis_never_knew_is_charged_late():
 
 @pytest.mark.parametrize("stored", [REAPED, Released()])
 def test_a_beat_opens_nothing_that_was_closed(stored):
-    assert Outcome(stored) == advance(stored, BEAT, NOW)
+    assert Transition(stored) == advance(stored, BEAT, NOW)
 
 
 def test_reaping_without_a_beat_bills_the_input_estimate():
@@ -320,8 +324,8 @@ def test_reaping_bills_the_last_beat():
 
 def test_reaping_what_is_not_open_writes_nothing():
     assert isinstance(REAPED, Abandoned)
-    assert Outcome(REAPED) == advance(REAPED, REAP, NOW)
-    assert Outcome(Released()) == advance(None, REAP, NOW)
+    assert Transition(REAPED) == advance(REAPED, REAP, NOW)
+    assert Transition(Released()) == advance(None, REAP, NOW)
 
 
 def test_settling_late_corrects_record_and_limits():

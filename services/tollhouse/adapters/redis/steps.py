@@ -197,20 +197,23 @@ def _room(limit: Limit) -> int:
 
 
 class Steps:
-    """Builds the runs of one set of scripts; leases last `lease_ms`."""
+    """Builds the runs of one set of scripts."""
 
-    def __init__(self, scripts: Scripts, lease_ms: int) -> None:
+    def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
-        self._lease_ms = lease_ms
 
     def reserve(
-        self, reservation: Reservation, side: Side, elsewhere: tuple[Debit, ...]
+        self,
+        reservation: Reservation,
+        side: Side,
+        elsewhere: tuple[Debit, ...],
+        lease_ms: int,
     ) -> Run:
         """Take room in every limit of a slot; `elsewhere`: what another one charged."""
         facts, id_ = reservation.facts, reservation.exchange_id
         costs, typical = Costs.of(facts), reservation.typical
         arguments = (
-            *(id_, self._lease_ms, OPEN_MS, costs.units, costs.money, *side.times),
+            *(id_, lease_ms, OPEN_MS, costs.units, costs.money, *side.times),
             *(reservation.whole.encode()[:-1], b",".join(map(encode, elsewhere))),
             *(facts.tenant, typical.duration_ms, typical.refund),
             *(int(reservation.is_held), reservation.ordinal),
@@ -238,11 +241,11 @@ class Steps:
         keys = (shards.exchange(slot, exchange_id), *charged.keys)
         return self._scripts.release, keys, arguments
 
-    def beat(self, slot: int, beat: Beat) -> Run:
+    def beat(self, slot: int, beat: Beat, lease_ms: int) -> Run:
         """Extend the lease, keep the counts."""
         facts, charged = beat.facts, _charged_in(beat.facts, slot)
         arguments: tuple[Argument, ...] = (
-            *(beat.exchange_id, self._lease_ms, OPEN_MS, facts.encode()),
+            *(beat.exchange_id, lease_ms, OPEN_MS, facts.encode()),
             *(facts.tenant, RESTORE_MS, *facts.weights, *facts.prices),
             *_counts(beat, beat.at_ms),
             *charged.arguments,

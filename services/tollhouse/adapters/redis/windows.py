@@ -18,9 +18,9 @@ from tollhouse.core.usage import TokenUsage, UsageKind
 from tollhouse.core.windows import (
     AS_PROMISED,
     Cadence,
-    Outcome,
     Position,
     Posting,
+    Receipt,
     Rejected,
     TokenType,
     UsageRow,
@@ -47,7 +47,7 @@ class Windows:
         self._clock = clock
         self._cadence = cadence
 
-    async def apply(self, postings: Sequence[Posting]) -> Outcome:
+    async def apply(self, postings: Sequence[Posting]) -> Receipt:
         """Add each posting unless its id was added before; durable on return.
 
         Raises Unavailable when Redis did not answer for all of them: repeat the whole
@@ -63,14 +63,14 @@ class Windows:
         now = int(self._clock())
         runs = [batch.run(self._cadence, now) for batch in batches.values()]
         replies = await ask_scripts(self._redis, runs)
-        outcomes = [
-            batch.outcome(letters)
+        receipts = [
+            batch.receipt(letters)
             for batch, letters in zip(batches.values(), replies, strict=True)
         ]
-        return Outcome(
-            applied=sum(outcome.applied for outcome in outcomes),
-            repeated=tuple(it for outcome in outcomes for it in outcome.repeated),
-            rejected=tuple(it for outcome in outcomes for it in outcome.rejected),
+        return Receipt(
+            applied=sum(receipt.applied for receipt in receipts),
+            repeated=tuple(it for receipt in receipts for it in receipt.repeated),
+            rejected=tuple(it for receipt in receipts for it in receipt.rejected),
         )
 
     async def rows(
@@ -163,9 +163,9 @@ class _Batch:
             arguments += (tenant, row, cadence.due(hour, now))
         return _apply, keys, arguments + self._records
 
-    def outcome(self, letters: bytes) -> Outcome:
+    def receipt(self, letters: bytes) -> Receipt:
         found = list(zip(self._ids, letters, strict=True))
-        return Outcome(
+        return Receipt(
             applied=letters.count(b"A"),
             repeated=tuple(id_ for id_, letter in found if letter == ord("D")),
             rejected=tuple(

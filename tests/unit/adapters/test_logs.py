@@ -10,7 +10,7 @@ import structlog
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tollhouse.adapters import telemetry
+from tollhouse.adapters import logs
 
 KEY_ID = "abc123def456"
 SECRET = "Zx9" + "aB3dE5gH7jK9mN1pQ3sT5vW7yZ9bC2eF4hJ6kL8n"
@@ -24,7 +24,7 @@ def lines():
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     out = io.StringIO()
-    telemetry.configure("authz", "info", stream=out)
+    logs.configure("authz", "info", stream=out)
     yield lambda: [json.loads(line) for line in out.getvalue().splitlines()]
     logging.captureWarnings(capture=False)
     structlog.reset_defaults()
@@ -57,7 +57,7 @@ def lines():
 )
 def test_text(text: str, expected: str) -> None:
     """A secret inside a sentence goes; what an operator needs stays."""
-    assert expected == telemetry.redact_text(text)
+    assert expected == logs.redact_text(text)
 
 
 @given(
@@ -71,7 +71,7 @@ def test_what_is_passed_unread_has_nothing_to_take_out(text: str) -> None:
     """The short cut for ids and words leaves nothing that the patterns would take."""
     rest = " " + "." * 70  # too long for the short cut, and harmless
 
-    assert telemetry.redact_text(text) + rest == telemetry.redact_text(text + rest)
+    assert logs.redact_text(text) + rest == logs.redact_text(text + rest)
 
 
 @pytest.mark.parametrize(
@@ -82,12 +82,12 @@ def test_secret_names(name: str) -> None:
     """A value under a secret's name goes whatever it looks like."""
     expected = {name: "[redacted]"}
 
-    assert expected == telemetry.redact(None, "info", {name: "plain"})
+    assert expected == logs.redact(None, "info", {name: "plain"})
 
 
 def test_content() -> None:
     """Prompts and completions go; counts under the same names stay."""
-    got = telemetry.redact(
+    got = logs.redact(
         None, "info", {"prompt": "hello", "messages": [{"role": "user"}], "input": 12}
     )
 
@@ -98,7 +98,7 @@ def test_depth() -> None:
     """Secrets go at any depth, in names too, and nothing recurses forever."""
     loop: list[object] = []
     loop.append(loop)
-    got = telemetry.redact(
+    got = logs.redact(
         None,
         "info",
         {"facts": [{"headers": {"authorization": "x", KEY: (KEY,)}}], "loop": loop},
@@ -110,7 +110,7 @@ def test_depth() -> None:
 
 def test_long_value() -> None:
     """One value can't fill the log."""
-    got = telemetry.redact(None, "info", {"details": "a " * 100_000})
+    got = logs.redact(None, "info", {"details": "a " * 100_000})
 
     assert len(got["details"]) < 20_000
 
@@ -189,4 +189,4 @@ def test_warnings(lines) -> None:
 def test_unknown_level() -> None:
     """A mistyped level is refused, not ignored."""
     with pytest.raises(ValueError, match="none of debug"):
-        telemetry.configure("authz", "loud")
+        logs.configure("authz", "loud")
