@@ -5,7 +5,11 @@ from collections.abc import Iterator
 
 from deploy.check.tree import Document, Tree, config_map, containers, environment
 
-GIVEN = {"stripe": {"key"}, "redis-ca": {"ca.crt"}}
+GIVEN = {
+    "stripe": {"key", "webhook-secret"},
+    "stripe-operator": {"key"},
+    "redis-ca": {"ca.crt"},
+}
 """Secrets that nobody can draw: README.md says what has to be in them."""
 _VARIABLE = re.compile(r"\$\((\w+)\)")
 _PROBES = ("startupProbe", "readinessProbe", "livenessProbe")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from deploy.check.tree import Document, Tree, containers, label
+from deploy.check.tree import Document, Tree, containers, label, pod_makers
 
 _OPERATOR = "operator"
 """The base names it in policies, a component brings it."""
@@ -66,7 +66,13 @@ def _scaling_faults(documents: list[Document], spec: Document) -> Iterator[str]:
 
 
 def _policy_faults(documents: list[Document], spec: Document) -> Iterator[str]:
-    own = _selected(documents, spec["podSelector"].get("matchLabels", {}))
+    selector = spec["podSelector"]
+    own = _selected(documents, selector.get("matchLabels", {}))
+    for it in selector.get("matchExpressions", []):
+        key, values = it["key"], it["values"]
+        chosen = {value: _selected(own, {key: value}) for value in values}
+        own = [pod for pods in chosen.values() for pod in pods]
+        yield from (f"there is no {key} {of}" for of in values if not chosen[of])
     if not own:
         yield "is for no pod"
     for rule in spec.get("ingress", []):
@@ -92,9 +98,8 @@ def _missing(rule: Document, pods: list[Document]) -> list[int]:
 def _selected(documents: list[Document], labels: dict[str, str]) -> list[Document]:
     return [
         it
-        for it in documents
-        if "template" in (it.get("spec") or {})
-        and labels.items() <= it["spec"]["template"]["metadata"]["labels"].items()
+        for it in pod_makers(documents)
+        if labels.items() <= it["spec"]["template"]["metadata"]["labels"].items()
     ]
 
 

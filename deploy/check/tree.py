@@ -57,9 +57,8 @@ class Tree:
     def pods(self) -> Iterator[tuple[str, list[Document], Document]]:
         """Yield (where, all documents of the rendering, one that makes pods)."""
         for name, documents in self.rendered.items():
-            for document in documents:
-                if "template" in (document.get("spec") or {}):
-                    yield f"{name}: {label(document)}", documents, document
+            for document in pod_makers(documents):
+                yield f"{name}: {label(document)}", documents, document
 
     def _render(self, name: str) -> list[Document]:
         done = subprocess.run(
@@ -76,6 +75,15 @@ class Tree:
 def label(document: Document) -> str:
     """Return `Kind/name` for a message."""
     return f"{document['kind']}/{document['metadata'].get('name', '?')}"
+
+
+def pod_makers(documents: list[Document]) -> Iterator[Document]:
+    """Yield what makes pods; of a CronJob its job, under the CronJob's name."""
+    for it in documents:
+        spec = it.get("spec") or {}
+        spec = spec.get("jobTemplate", {}).get("spec", spec)
+        if "template" in spec:
+            yield {**it, "spec": spec}
 
 
 def containers(document: Document) -> list[Document]:

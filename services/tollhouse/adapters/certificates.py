@@ -109,6 +109,11 @@ def read_authorities(path: Path) -> bytes:
     return pem
 
 
+def ends(path: Path) -> Sequence[datetime]:
+    """When each certificate of a file ends, in its order. Raises CertificateError."""
+    return [it.not_valid_after_utc for it in _certificates(path, _read(path))]
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()

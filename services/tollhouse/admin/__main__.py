@@ -1,11 +1,13 @@
 """Run admin: `python -m tollhouse.admin`, settings from the environment."""
 
 import contextlib
+import uuid
 from collections.abc import Callable
 
 import structlog
 
-from tollhouse.adapters import logs
+from tollhouse.adapters import logs, metric_export
+from tollhouse.adapters.certificate_metrics import watch_certificates
 from tollhouse.adapters.grpc_server import serve
 from tollhouse.adapters.pepper import Pepper, PepperError, PepperFile
 from tollhouse.adapters.process import Process, StartError, read_settings, run
@@ -46,9 +48,13 @@ async def main(process: Process) -> None:
     moved = Subscription(clients, MOVED, heard=mover.heard, began=lambda: None)
     tail = AuditTail(clients, _record)
     calls = Calls(ring, tokens)
+    export = metric_export.open_export(process.name, str(uuid.uuid4()))
+    watch_certificates(export, settings)
     await tail.begin()
     background = [tail.run, moved.run, mover.run]
-    with contextlib.closing(ring):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(ring))
+        stack.callback(metric_export.close_export, export)
         await serve(
             process,
             lambda server: add_to(server, calls),

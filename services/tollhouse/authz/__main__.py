@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from tollhouse.adapters import logs, metric_export
 from tollhouse.adapters.authz_metrics import watch_checks
+from tollhouse.adapters.certificate_metrics import watch_certificates
 from tollhouse.adapters.configuration import ConfigurationError
 from tollhouse.adapters.grpc_server import serve
 from tollhouse.adapters.jwts import Jwts
@@ -46,6 +47,7 @@ async def main(process: Process) -> None:
     )
     export = metric_export.open_export(process.name, instance)
     watch_lost_spans(export, lambda: tracing.lost)
+    watch_certificates(export, settings)
     watch_checks(export, verdicts=servicer.verdicts, lookups=servicer.lookups)
     changes = Subscription(
         clients, CHANGED, heard=servicer.changed, began=servicer.missed

@@ -159,6 +159,7 @@ class Stack:
             # Nothing acknowledged is ever lost, and nothing is ever evicted.
             *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
             *("--maxmemory-policy", "noeviction", "--daemonize", "no"),
+            *("--latency-monitor-threshold", "20"),
             *("--acl-pubsub-default", "resetchannels", "--aclfile", str(acl_file)),
             probe=lambda: redis_answers(socket, operator),
             prepare=prepare,

@@ -19,6 +19,8 @@ EDGE = "tollhouse-edge"
 _LOOK_SECONDS = 0.5
 _QUIET_SECONDS = 1.5
 """Several times what a part waits with its spans: then all of them are there."""
+_ORPHANED_SECONDS = 10.0
+"""For an ended exchange without what Envoy says of it: it is gone, as after a crash."""
 _PAUSE_SECONDS = 5.0
 """Between two trees: under load one can read the last."""
 
@@ -34,6 +36,14 @@ class _Summary(msgspec.Struct, frozen=True):
     trace_id: str
     root: _Root | None
     quiet_seconds: float
+    ended_ns: int
+
+    @property
+    def shown_by(self) -> int:
+        """What it is ordered by when it can be shown (Unix ns); 0: it can't yet."""
+        if self.root is not None and self.root.service == EDGE:
+            return self.root.started_ns if self.quiet_seconds >= _QUIET_SECONDS else 0
+        return self.ended_ns if self.quiet_seconds >= _ORPHANED_SECONDS else 0
 
 
 class _Latest(msgspec.Struct, frozen=True):
@@ -65,12 +75,9 @@ class TraceWatch:
         Raises OSError, TimeoutError, msgspec.MsgspecError where the page can't be read.
         """
         ended = [
-            (it.root.started_ns, it.trace_id)
+            (it.shown_by, it.trace_id)
             for it in (await self._page("/traces", _Latest)).traces
-            if it.root is not None
-            and it.root.service == EDGE
-            and it.root.started_ns > self._shown_ns
-            and it.quiet_seconds >= _QUIET_SECONDS
+            if it.shown_by > self._shown_ns
         ]
         if not ended:
             return False

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
+from tollhouse.adapters.conventions import EXCHANGE
+
 MOST_TRACES = 1000
 MOST_SPANS_PER_TRACE = 500
 MOST_SPANS = 20_000
@@ -68,6 +70,8 @@ class Summary(msgspec.Struct, frozen=True):
     spans: int
     quiet_seconds: float
     """Since the last span came."""
+    ended_ns: int
+    """When its exchange ended, as extproc says; 0: it did not, or has none."""
 
 
 class Trace(msgspec.Struct, frozen=True):
@@ -96,6 +100,16 @@ class _Held:
         if first is None:
             return None
         return Root(first.service, first.name, first.started_ns)
+
+    @property
+    def ended_ns(self) -> int:
+        """Of a reaped exchange all there is: its Envoy is gone with the first span."""
+        exchanges = (
+            it.ended_ns
+            for it in self.spans.values()
+            if it.kind == "client" and EXCHANGE in it.attributes
+        )
+        return max(exchanges, default=0)
 
 
 class Traces:
@@ -126,7 +140,13 @@ class Traces:
         now = self._clock()
         newest = [*reversed(self._held.items())][:count]
         return [
-            Summary(trace_id, it.root, len(it.spans), round(now - it.heard_at, 3))
+            Summary(
+                trace_id,
+                it.root,
+                len(it.spans),
+                round(now - it.heard_at, 3),
+                it.ended_ns,
+            )
             for trace_id, it in newest
         ]
 

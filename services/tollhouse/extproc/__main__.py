@@ -5,6 +5,7 @@ import re
 from tollhouse.adapters import logs, metric_export
 from tollhouse.adapters.address import Address
 from tollhouse.adapters.admission_notes import AdmissionNotes
+from tollhouse.adapters.certificate_metrics import watch_certificates
 from tollhouse.adapters.configuration import ConfigurationError
 from tollhouse.adapters.exchange_metrics import ExchangeMetrics
 from tollhouse.adapters.grpc_server import serve
@@ -20,7 +21,9 @@ from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.outbox import Outbox
 from tollhouse.adapters.redis.positions import Positions
 from tollhouse.adapters.redis.reaper import Reaper
+from tollhouse.adapters.redis.vitals import VitalsWatch
 from tollhouse.adapters.redis.workers import Workers
+from tollhouse.adapters.redis_metrics import watch_redis
 from tollhouse.adapters.remote import Remote, RemoteSettings, open_remote
 from tollhouse.adapters.script_metrics import script_observer
 from tollhouse.adapters.tls import server_tls
@@ -68,6 +71,9 @@ async def main(process: Process) -> None:
         )
     except ValueError as error:
         raise StartError(f"TOLLHOUSE_REDIS_URL: {error}") from error
+    vitals = VitalsWatch(redis)
+    watch_redis(export, lambda: vitals.latest)
+    watch_certificates(export, settings, lambda: vitals.latest)
     metrics = Metrics(export)
     endings = Endings(
         ExchangeMetrics(export),
@@ -79,9 +85,10 @@ async def main(process: Process) -> None:
     experience = Experience()
     learner = Learner(Lessons(redis), metrics)
     relay = Relay(Outbox(redis, settings.worker), aggregator, watched=metrics.waits)
+    positions = Positions(redis, settings.node)
     settler = Settler(
         reader,
-        Positions(redis, settings.node),
+        positions,
         limiter,
         Reaper(redis),
         redis,
@@ -122,6 +129,7 @@ async def main(process: Process) -> None:
                 finish=last_lines.finish,
                 background=[
                     settler.read,
+                    positions.keep,
                     settler.reap,
                     relay.run,
                     live.run,
@@ -129,6 +137,7 @@ async def main(process: Process) -> None:
                     Refresher(redis, experience).run,
                     learner.run,
                     backends.run,
+                    vitals.run,
                     *rotation,
                     *drain,
                 ],

@@ -213,6 +213,33 @@ def test_a_sidecar_before_what_it_waits_for_is_seen(tree):
     assert "an init container waits behind a sidecar" in fault
 
 
+def test_faults_of_an_overlay_are_seen(tree):
+    """What only it has: a CronJob's pods, labels in a list, Stripe's report."""
+    production = tree / "deploy/overlays/production"
+    edit(production / "network.yaml", "[billing, reconcile,", "[billing, reconciler,")
+    edit(production / "billing.yaml", "stripe/webhook-secret", "stripe/webhook")
+    edit(production / "webhook.yaml", "targetPort: webhook", "targetPort: hook")
+    edit(
+        tree / "deploy/components/reconcile/reconcile.yaml",
+        "readOnlyRootFilesystem: true, ",
+        "",
+    )
+    checks = [
+        *("Pod Security: restricted", "names lead somewhere"),
+        "selectors select",
+    ]
+    found = run(tree, checks, ["overlays/production"])
+    faults = [fault for of in found.values() for fault in of]
+
+    for said in (
+        "CronJob/reconcile: reconcile: may write to its root",
+        "/etc/tollhouse/stripe/webhook is not in its volume",
+        "to-stripe: there is no app.kubernetes.io/component reconciler",
+        "stripe-webhook: port hook is of no pod",
+    ):
+        assert any(said in it for it in faults), faults
+
+
 def test_faults_of_compose_are_seen(tree):
     file = tree / "deploy/compose.yaml"
     edit(file, "TOLLHOUSE_NODE", "TOLLHOUSE_NODES")

@@ -4,6 +4,7 @@ A key of another slot in a script, or in a command, would be CROSSSLOT: our faul
 nothing here catches.
 """
 
+import asyncio
 import os
 import time
 from functools import partial
@@ -28,7 +29,7 @@ from tollhouse.adapters.redis.keyring import Keyring
 from tollhouse.adapters.redis.leadership import Leadership
 from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.outbox import FIRST, Leaving, Outbox
-from tollhouse.adapters.redis.positions import Positions
+from tollhouse.adapters.redis.positions import KEPT_SECONDS, Positions
 from tollhouse.adapters.redis.reaper import Reaper
 from tollhouse.adapters.redis.windows import Windows
 from tollhouse.adapters.redis.workers import Workers
@@ -185,6 +186,22 @@ async def test_positions_are_anywhere(redis):
         await positions.save({7: Position(number, "a"), 8: Position(1, "b")})
         await positions.save({8: None})
         assert {7: Position(number, "a")} == await positions.load()
+
+
+async def test_positions_outlive_their_node_for_as_long_as_ids(redis):
+    """From its first commit on, and anew while it lives, at rest too."""
+    key = "th:ledger:node"
+    await Positions(redis, "node").save({7: Position(1, "a")})
+    first = await redis.call("TTL", key)
+    await redis.call("EXPIRE", key, 9)
+    keeping = asyncio.create_task(Positions(redis, "node").keep())
+    async with asyncio.timeout(5):
+        while await redis.call("TTL", key) < 10:  # noqa: ASYNC110  # Redis decides
+            await asyncio.sleep(0.01)
+    keeping.cancel()
+
+    assert KEPT_SECONDS - 10 <= first <= KEPT_SECONDS == 35 * 86_400
+    assert {7: Position(1, "a")} == await Positions(redis, "node").load()
 
 
 async def test_credentials_are_anywhere(redis):

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from tests.certificates import Authority
 from tests.integration.redis_access.tls_redis import running_tls_redis, until
+from tollhouse.adapters import certificates
 from tollhouse.adapters.redis.access import AccessError, RedisAccess
 from tollhouse.adapters.redis.blocking import open_blocking, translated
 from tollhouse.adapters.redis.client import Redis
@@ -75,6 +76,25 @@ def test_a_server_that_proves_who_it_is(run, authority, free_port):
         access = RedisAccess(f"rediss://localhost:{port}/0", ca_file=authority.file)
 
         assert b"PONG" == run(greeted(access))
+
+
+def test_when_its_certificate_ends_is_known(run, authority, free_port):
+    """By what it shows: the file is on another machine."""
+
+    async def ends(access: RedisAccess) -> float | None:
+        redis = await Redis.connect(access, budget_seconds=5.0)
+        await until(lambda: redis.connected)
+        (node,) = redis.nodes
+        await redis.close()
+        return node.certificate_ends
+
+    pair = authority.issue("localhost", days=3)
+    with running_tls_redis(free_port, pair) as (_, port):
+        access = RedisAccess(f"rediss://localhost:{port}/0", ca_file=authority.file)
+        seen = run(ends(access))
+
+    (at,) = certificates.ends(pair.certificate)
+    assert at.timestamp() == seen
 
 
 def test_addresses_count_as_names(run, authority, free_port):

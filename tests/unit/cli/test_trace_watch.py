@@ -29,20 +29,26 @@ class Rig:
     shown: io.StringIO
     now: float = 0.0
 
-    def told(self, trace_id: str, service: str = "tollhouse-edge") -> None:
+    def told(
+        self,
+        trace_id: str,
+        service: str = "tollhouse-edge",
+        kind: str = "server",
+        **attributes: str,
+    ) -> None:
         """A request ended, just now."""
         began = time.time_ns()
         span = Span(
             service=service,
             instance="",
             name="ingress",
-            kind="server",
+            kind=kind,
             trace_id=trace_id,
             span_id="a",
             parent="",
             started_ns=began,
             ended_ns=began + 1,
-            attributes={},
+            attributes={name.replace("_", "."): it for name, it in attributes.items()},
             links=[],
             events=[],
             has_failed=False,
@@ -105,6 +111,19 @@ async def test_what_was_there_or_was_shown_is_not_new(rig: Rig):
     rig.told("new")
     rig.now += 2
     assert [await watch.show(), await watch.show()] == [True, False]
+
+
+async def test_an_exchange_whose_envoy_is_gone_is_shown_late(rig: Rig):
+    """It is reaped: that it ended is all there is. One that runs is not shown."""
+    watch = rig.watch()
+    rig.told("runs", "tollhouse-authz")
+    rig.told("reaped", "tollhouse-extproc", "client", tollhouse_exchange="id")
+    rig.now += 9
+    assert not await watch.show()
+    rig.now += 2
+
+    assert [await watch.show(), await watch.show()] == [True, False]
+    assert [it for it in rig.lines if it.startswith("trace ")] == ["trace reaped"]
 
 
 async def test_a_collector_that_is_away_stops_nothing(rig: Rig):

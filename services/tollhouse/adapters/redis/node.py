@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ class Node:
     ) -> None:
         self.address = address
         self.connected_since: float | None = None
+        self.certificate_ends: float | None = None
+        """When the server's certificate does, Unix seconds; None without TLS."""
         self._refused_for: str | None = None
         self._access = access
         self._refusals = refusals
@@ -156,12 +159,14 @@ class Node:
         if address.path:
             await self._loop.create_unix_connection(lambda: connection, address.path)
         else:
-            await self._loop.create_connection(
+            transport, _ = await self._loop.create_connection(
                 lambda: connection,
                 address.host,
                 address.port,
                 ssl=self._access.tls(),
             )
+            if shown := transport.get_extra_info("peercert"):
+                self.certificate_ends = ssl.cert_time_to_seconds(shown["notAfter"])
 
     async def _shake_hands(self, connection: Connection) -> None:
         greetings: list[tuple[str, ...]] = [("PING",)]

@@ -1,0 +1,24 @@
+"""A real Redis is asked, and what it says is understood."""
+
+from tests.redis_process import running_redis
+from tollhouse.adapters.redis.client import Redis
+from tollhouse.adapters.redis.vitals import Trouble, VitalsWatch
+
+
+async def test_a_redis_that_may_evict():
+    options = ("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru")
+    with running_redis(options=options) as server:
+        redis = await Redis.connect(server.url, budget_seconds=1.0)
+        watch = VitalsWatch(redis)
+        await watch.look()
+        (seen,) = watch.latest
+        await redis.close()
+        await watch.look()
+
+    assert str(server.socket_path) == seen.server
+    assert 64 << 20 == seen.most_bytes
+    assert 100_000 < seen.used_bytes < 64 << 20
+    assert (0, 0, 0) == (seen.evicted, seen.rejected, seen.replicas)
+    assert frozenset({Trouble.EVICTION}) == seen.troubles
+    assert seen.certificate_ends is None
+    assert [] == watch.latest
