@@ -3,13 +3,13 @@
     python -m bench.bad_keys [--pairs N] [--seconds S] [--per-minute N]
 
 A stack of `tollhouse up` under load, by turns with and without somebody who tries
-keys, each another one. Prints medians of the pairs' ratios, and what the tries cost
-Redis; docs/bench.md keeps one run. Needs wrk and a C compiler.
+keys, each another one, for as long as the load lasts. Prints medians of the pairs'
+ratios, where the CPU time goes, and what the tries cost Redis; docs/bench.md keeps one
+run. Needs wrk and a C compiler.
 """
 
 import argparse
 import asyncio
-import contextlib
 import random
 import statistics
 import string
@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +29,36 @@ from tests.stack_redis import open_redis
 _CONNECTIONS = 32
 _TRIES_AT_ONCE = 8
 _PROMISED_CPU, _PROMISED_P99 = 1.05, 1.25
+_REACHED = frozenset({"envoy", "authz", "redis"})
+"""Parts that a bad key comes to; the others work for good requests alone."""
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The same load without and with bad keys."""
+
+    calm: Load
+    flooded: Load
+    tries: int
+    look_ups: int
 
 
 def main() -> int:
     """Measure and print, or be the one who tries keys."""
     arguments = _arguments()
     if arguments.try_at is not None:
-        tries = asyncio.run(_try_keys(arguments))
-        print(tries)
+        print(asyncio.run(_try_keys(arguments)))
         return 0
     with tempfile.TemporaryDirectory(prefix="th-") as name:
         folder = Path(name)
         with (
             running_upstream(folder, interval_ms=1, chunks=1) as upstream,
-            running_tollhouse(folder, upstream, workers=1) as shapes,
+            running_tollhouse(folder, upstream, workers=1, by_part=True) as shapes,
         ):
-            return _compare(shapes[0], arguments)
+            wrk(shapes[0], 8, 1)  # connections and interpreters warm
+            pairs = [_pair(shapes[0], arguments, it) for it in range(arguments.pairs)]
+    _print(pairs, arguments)
+    return 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -59,73 +74,90 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _compare(shape: Shape, arguments: argparse.Namespace) -> int:
-    wrk(shape, 8, 1)  # connections and interpreters warm
-    cpu, p99, rows = [], [], []
-    tries = look_ups = 0
-    for number in range(arguments.pairs):
-        sys.stderr.write(f"pair {number + 1} of {arguments.pairs}\n")
-        loads: dict[bool, Load] = {}
-        for is_flooded in (False, True) if number % 2 else (True, False):
-            with _flood(shape, arguments) if is_flooded else _calm() as flood:
-                before = _look_ups(shape)
-                loads[is_flooded] = wrk(shape, _CONNECTIONS, arguments.seconds)
-            if is_flooded:
-                tries += flood[0]
-                look_ups += _look_ups(shape) - before
-        cpu.append(_cpu(loads[True]) / _cpu(loads[False]))
-        p99.append(loads[True].p99_ms / loads[False].p99_ms)
-        rows.append(loads)
-    calm, flooded = ([loads[which] for loads in rows] for which in (False, True))
-    print(
-        f"{arguments.pairs} alternating pairs of {arguments.seconds} s,"
-        f" {_CONNECTIONS} connections, {arguments.per_minute} bad keys a minute\n"
-    )
-    print("| | without | with | ratio, median | promised |")
-    print("|---|---|---|---|---|")
-    for what, figure, ratios, promised in (
-        ("CPU µs per good request", _cpu, cpu, _PROMISED_CPU),
-        ("p99, ms", lambda load: load.p99_ms, p99, _PROMISED_P99),
-    ):
-        without, with_ = (
-            statistics.median(map(figure, loads)) for loads in (calm, flooded)
-        )
-        print(
-            f"| {what} | {without:.1f} | {with_:.1f} |"
-            f" {statistics.median(ratios):.3f} × | ≤ {promised} × |"
-        )
-    print(f"\n{tries} bad keys, {look_ups / max(tries, 1):.2f} look-ups each in Redis")
-    return 0
+def _pair(shape: Shape, arguments: argparse.Namespace, number: int) -> _Pair:
+    sys.stderr.write(f"pair {number + 1} of {arguments.pairs}\n")
+    if number % 2:
+        calm = wrk(shape, _CONNECTIONS, arguments.seconds)
+        return _Pair(calm, *_flooded(shape, arguments))
+    flooded = _flooded(shape, arguments)
+    return _Pair(wrk(shape, _CONNECTIONS, arguments.seconds), *flooded)
 
 
-def _cpu(load: Load) -> float:
-    return sum(load.cpu_us.values())
-
-
-@contextlib.contextmanager
-def _calm() -> Iterator[list[int]]:
-    yield []
-
-
-@contextlib.contextmanager
-def _flood(shape: Shape, arguments: argparse.Namespace) -> Iterator[list[int]]:
-    """Have somebody try keys; yields a list that has their number afterwards."""
-    tried: list[int] = []
+def _flooded(shape: Shape, arguments: argparse.Namespace) -> tuple[Load, int, int]:
+    """The load beside somebody who tries keys; how many, and the look-ups of Redis."""
     command = (
         *(sys.executable, "-m", "bench.bad_keys", "--try-at", str(shape.port)),
         *("--per-minute", str(arguments.per_minute)),
     )
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        time.sleep(0.5)  # it tries when it has its modules
-        yield tried
-        output, _ = process.communicate("")
-    tried.append(int(output))
+    ) as flood:
+        if flood.stdin is None or flood.stdout is None:
+            raise AssertionError
+        flood.stdout.readline()  # it has its modules
+        before = _look_ups(shape)
+        flood.stdin.write("go\n")
+        flood.stdin.flush()
+        load = wrk(shape, _CONNECTIONS, arguments.seconds, ended=flood.stdin.close)
+        tries = int(flood.stdout.readline())
+    return load, tries, _look_ups(shape) - before
+
+
+def _print(pairs: list[_Pair], arguments: argparse.Namespace) -> None:
+    tries = sum(it.tries for it in pairs)
+    seconds = sum(it.flooded.seconds for it in pairs)
+    print(
+        f"{arguments.pairs} alternating pairs of {arguments.seconds} s,"
+        f" {_CONNECTIONS} connections, {tries / seconds * 60:.0f} bad keys a minute\n"
+    )
+    parts = sorted(pairs[0].calm.cpu_us)
+    unreached = [it for it in parts if it not in _REACHED]
+    print("| | without | with | ratio, median | promised |")
+    print("|---|---|---|---|---|")
+    for what, promised, figures in (
+        (
+            "CPU µs per good request",
+            f"≤ {_PROMISED_CPU} ×",
+            [(_cpu(it.calm, parts), _cpu(it.flooded, parts)) for it in pairs],
+        ),
+        (
+            f"of it in parts that no bad key reaches ({', '.join(unreached)})",
+            "",
+            [(_cpu(it.calm, unreached), _cpu(it.flooded, unreached)) for it in pairs],
+        ),
+        (
+            "p99, ms",
+            f"≤ {_PROMISED_P99} ×",
+            [(it.calm.p99_ms, it.flooded.p99_ms) for it in pairs],
+        ),
+    ):
+        without, with_ = (statistics.median(it) for it in zip(*figures, strict=True))
+        ratio = statistics.median(after / before for before, after in figures)
+        print(f"| {what} | {without:.1f} | {with_:.1f} | {ratio:.3f} × | {promised} |")
+    print("\n| CPU µs | a good request, without bad keys | a bad key |")
+    print("|---|---|---|")
+    for name, some in (*((it, [it]) for it in parts), ("all", parts)):
+        good = statistics.median(_cpu(it.calm, some) for it in pairs)
+        bad = statistics.median(_of_a_bad_key(it, some) for it in pairs)
+        print(f"| {name} | {good:.0f} | {bad:.0f} |")
+    look_ups = sum(it.look_ups for it in pairs)
+    print(f"\n{tries} bad keys, {look_ups / max(tries, 1):.2f} look-ups each in Redis")
+
+
+def _cpu(load: Load, parts: Iterable[str]) -> float:
+    return sum(load.cpu_us[it] for it in parts)
+
+
+def _of_a_bad_key(pair: _Pair, parts: Iterable[str]) -> float:
+    """What parts did more than the good requests of the other load explain."""
+    more = sum(pair.flooded.cpu_us[it] - pair.calm.cpu_us[it] for it in parts)
+    return more * pair.flooded.requests / max(pair.tries, 1)
 
 
 async def _try_keys(arguments: argparse.Namespace) -> int:
-    """Try keys, evenly, until standard input ends; the number of tries."""
+    """Try keys, evenly, from a line of standard input to its end; how many."""
+    print("ready", flush=True)
+    sys.stdin.readline()
     ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     count = 0
 

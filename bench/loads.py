@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.shapes import ROOT, Shape
@@ -27,14 +27,24 @@ class Load:
     """Resident memory of the largest process of each group."""
 
 
-def wrk(shape: Shape, connections: int, seconds: int) -> Load:
-    """Ask without a pause on so many connections."""
+def wrk(
+    shape: Shape,
+    connections: int,
+    seconds: int,
+    *,
+    ended: Callable[[], object] = lambda: None,
+) -> Load:
+    """Ask without a pause on so many connections.
+
+    `ended` is called with the last request: whoever else loads the shape stops then,
+    and what is settled afterwards is this load's alone.
+    """
     command = (
         *("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "5s"),
         *("-s", str(ROOT / "bench" / "post.lua")),
         *(f"http://127.0.0.1:{shape.port}/v1/chat/completions", "--", shape.key),
     )
-    output, cpu, rss = _measured(shape, command)
+    output, cpu, rss = _measured(shape, command, ended)
     line = next(line for line in output.splitlines() if line.startswith("RESULT"))
     requests, failed, duration, p50, p99 = map(int, line.split()[1:])
     _refuse(shape, failed, requests)
@@ -72,7 +82,9 @@ def _refuse(shape: Shape, failed: int, requests: int) -> None:
 
 
 def _measured(
-    shape: Shape, command: Sequence[str]
+    shape: Shape,
+    command: Sequence[str],
+    ended: Callable[[], object] = lambda: None,
 ) -> tuple[str, dict[str, float], dict[str, float]]:
     shape.prepare()
     before = _cpu_seconds(shape)
@@ -84,6 +96,7 @@ def _measured(
             largest = max(process.memory_info().rss for process in processes) / _MIB
             peak[group] = max(peak[group], largest)
     output, _ = load.communicate()
+    ended()
     time.sleep(_SETTLE_SECONDS)
     after = _cpu_seconds(shape)
     return output, {group: after[group] - before[group] for group in before}, peak

@@ -35,7 +35,7 @@ class Shape:
     port: int
     key: str
     groups: Mapping[str, Sequence[psutil.Process]]
-    """Its processes: `envoy`, `python`, `redis`."""
+    """Its processes: `envoy`, `python`, `redis`; or each by its part."""
     redis: RedisAccess | None = None
     """The way to its Redis, as the operator; None: it has none."""
     prepare: Callable[[], object] = lambda: None
@@ -108,11 +108,12 @@ def running_tollhouse(
     workers: int,
     config: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    by_part: bool = False,
 ) -> Iterator[list[Shape]]:
     """All of Tollhouse but Triton, through `tollhouse up`.
 
     As it is, and with an appendfsync of everysec, which are one set of processes.
-    `environment` goes beside ours.
+    `environment` goes beside ours. `by_part`: its processes are told one by one.
     """
     ready = folder / "ready.json"
     command = (
@@ -128,7 +129,7 @@ def running_tollhouse(
         told = json.loads(ready.read_text("utf-8"))
         groups: dict[str, list[psutil.Process]] = {}
         for part, pid in told["pids"].items():
-            group = part if part in {"envoy", "redis"} else "python"
+            group = part if by_part or part in {"envoy", "redis"} else "python"
             groups.setdefault(group, []).append(psutil.Process(pid))
         port = int(told["base_url"].removesuffix("/v1").rpartition(":")[2])
         operator = operator_of(folder / "state")

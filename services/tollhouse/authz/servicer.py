@@ -195,7 +195,8 @@ class AuthorizationServicer:
         pepper = self._pepper()
         digest = pepper.digest(bearer)
         if is_key(bearer):
-            return await self._of_keys.get(
+            fresh = self._of_keys.fresh(digest)
+            return fresh or await self._of_keys.get(
                 digest,
                 key_changed(key_id_of(bearer)),
                 lambda previous: self._find_key(pepper, bearer, previous),

@@ -156,9 +156,10 @@ def find(method: str, path: str) -> Place | None:
 
 def dialect_of(path: str) -> Dialect:
     """How whoever asks for this path, served or not, expects to be refused."""
-    for prefix, dialect in _DIALECTS.items():
-        if path.startswith(prefix):
-            return dialect
+    if path.startswith(_PREFIXES):  # of most requests all there is to ask
+        for prefix, dialect in _DIALECTS.items():
+            if path.startswith(prefix):
+                return dialect
     return Dialect.OPENAI
 
 
@@ -167,6 +168,7 @@ _DIALECTS: Final = {
     "/v2": Dialect.TRITON,
     GRPC_SERVICE: Dialect.GRPC,
 }
+_PREFIXES: Final = tuple(_DIALECTS)
 _EXACT: Final = {
     (it.method, it.path): Place(it) for it in ENDPOINTS if "{" not in it.path
 }

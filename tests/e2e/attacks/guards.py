@@ -72,6 +72,9 @@ GUARDS = [
             ("x-b3-", ("header-43",)),
             ("b3", ("header-44",)),
             ("x-client-trace-id", ("header-45",)),
+            ("remote-.+", ("header-46",)),
+            ("x-host", ("header-48",)),
+            ("x-access-token", ("header-49",)),
         )
     ),
     Guard("filter.buffer", changes.without_filter(BUFFER), ("body-04", "body-05")),

@@ -149,7 +149,10 @@ def mutations(edge: Tree) -> list[Tree]:
 def matched(mutation: Tree) -> str:
     if "remove" in mutation:
         return str(mutation["remove"])
-    return str(mutation["remove_on_match"]["key_matcher"]["prefix"])
+    matcher = mutation["remove_on_match"]["key_matcher"]
+    if "prefix" in matcher:
+        return str(matcher["prefix"])
+    return str(matcher["safe_regex"]["regex"]).partition("|")[0]
 
 
 def mapped(mapper: Tree) -> str:

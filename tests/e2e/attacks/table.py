@@ -5,6 +5,7 @@ from tests.e2e.attacks.rows import (
     admin,
     api_keys,
     authorization,
+    claims,
     documents,
     embeddings,
     floods,
@@ -54,6 +55,7 @@ FAMILIES = {
 
 TABLE: list[Row] = [
     *headers.ROWS,
+    *claims.ROWS,
     *authorization.ROWS,
     *api_keys.ROWS,
     *paths.ROWS,

@@ -1,7 +1,8 @@
 """Keys, as an operator keeps them: list, revoke, change, move."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 
 from tollhouse.adapters.pepper import is_older
 from tollhouse.adapters.redis.blocking import translated
@@ -107,7 +108,7 @@ class Keys(Ring):
         with translated():
             found = [
                 key
-                for key in self._read(self._ids(tenant))
+                for key in self._read(list(self._ids(tenant)))
                 if label in (None, *key.labels)
                 and state in (None, key.state(now))
                 and pepper in (None, key.pepper)
@@ -117,10 +118,13 @@ class Keys(Ring):
     def keys_page(
         self, tenant: str | None, *, after: tuple[str, str], limit: int
     ) -> list[ApiKey]:
-        """So many keys by tenant and id, behind one of those."""
+        """So many keys by tenant and id, behind one of those.
+
+        Reads the ids of the tenants that are on the page, and of no others.
+        """
         with translated():
-            ids = [it for it in self._ids(tenant) if it > after]
-            return self._read(ids[:limit])
+            ids = (it for it in self._ids(tenant, after[0]) if it > after)
+            return self._read(list(islice(ids, limit)))
 
     def find(self, key: str) -> ApiKey | None:
         """The key's record, None if this Redis and its peppers don't know it."""
@@ -136,20 +140,18 @@ class Keys(Ring):
                 None,
             )
 
-    def _ids(self, tenant: str | None) -> list[tuple[str, str]]:
-        """Tenant and id of keys, in that order."""
+    def _ids(self, tenant: str | None, since: str = "") -> Iterator[tuple[str, str]]:
+        """Tenant and id of keys, in that order, from this tenant on."""
         if tenant is None:
-            names = sorted(self._redis.smembers(TENANTS))
+            names = sorted(it for it in self._redis.smembers(TENANTS) if it >= since)
         else:
             identity.check_tenant(tenant)
             if not self._redis.exists(tenant_entry(tenant)):
                 raise no_tenant(tenant)
             names = [tenant]
-        return [
-            (name, key_id)
-            for name in names
-            for key_id in sorted(self._redis.smembers(keys_entry(name)))
-        ]
+        for name in names:
+            for key_id in sorted(self._redis.smembers(keys_entry(name))):
+                yield name, key_id
 
     def _read(self, ids: list[tuple[str, str]]) -> list[ApiKey]:
         if not ids:
