@@ -15,7 +15,6 @@ from pydantic import (
 
 from tollhouse.core.catalog import (
     MODEL_NAME,
-    Flow,
     Model,
     Operation,
     Plan,
@@ -120,7 +119,6 @@ class TritonSection(Section):
     grpc: Name
     http: Name
     model: ForeignName | None = None
-    flow: Flow = Flow.ENSEMBLE
 
 
 class ModelSection(Section):
@@ -161,20 +159,18 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _infers(self) -> "ModelSection":
-        if Operation.INFER not in self.operations:
-            return self
-        if self.triton is None:
+        if Operation.INFER in self.operations and self.triton is None:
             raise ValueError("operation infer needs triton: {grpc: …, http: …}")
-        if self.triton.flow is Flow.LLMAPI:
-            raise ValueError(
-                "triton.flow llmapi tells no counts that could be billed: take infer "
-                "out of operations; chat and completions serve it by the frontend"
-            )
         return self
 
     @model_validator(mode="after")
     def _foreign(self) -> "ModelSection":
         if self.provider is not Provider.OPENAI:
+            if Operation.EMBEDDINGS in self.operations:
+                raise ValueError(
+                    "provider triton does not serve embeddings: the text contract has "
+                    "none; server triton-openai does, with provider: openai"
+                )
             for name in ("server", "backend_model"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} is of use with provider: openai only")
@@ -216,7 +212,7 @@ class ModelSection(Section):
 
 
 def _triton(section: TritonSection, name: str) -> Triton:
-    return Triton(section.grpc, section.http, section.model or name, section.flow)
+    return Triton(section.grpc, section.http, section.model or name)
 
 
 class PlanSection(Section):

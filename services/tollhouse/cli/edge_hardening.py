@@ -58,8 +58,11 @@ def manager_findings(path: str, manager: hcm.HttpConnectionManager) -> Iterator[
             f"{path}.use_remote_address: clients would choose their own address and"
             " request id; set true"
         )
-    if manager.request_timeout is None or not manager.request_timeout:
-        yield f"{path}.request_timeout: slow uploads are kept for ever; set 30s"
+    if common is None or not common.max_stream_duration:
+        yield (
+            f"{path}.common_http_protocol_options.max_stream_duration: slow uploads"
+            " are kept for ever; set 30s"
+        )
 
 
 def backend_findings(path: str, route: Route) -> Iterator[str]:
@@ -72,6 +75,11 @@ def backend_findings(path: str, route: Route) -> Iterator[str]:
     kept = [it for it in PRIVATE_HEADERS if it not in route.request_headers_to_remove]
     if kept:
         yield f"{path}.request_headers_to_remove: the backend gets {', '.join(kept)}"
+    if route.route is not None and route.route.max_stream_duration is None:
+        yield (
+            f"{path}.route.max_stream_duration: answers are cut when the time for"
+            " uploads is over; set 600s"
+        )
 
 
 def _is_exact(match: RouteMatch) -> bool:

@@ -55,26 +55,17 @@ class Server(StrEnum):
     """Any: it gets nothing but what OpenAI documents."""
 
 
-class Flow(StrEnum):
-    """Which of TensorRT-LLM's flows a model is; they name tensors differently."""
-
-    ENSEMBLE = "ensemble"
-    BLS = "tensorrt_llm_bls"
-    LLMAPI = "llmapi"
-    """Tells no token counts."""
-
-
 @dataclass(frozen=True, slots=True)
 class Triton:
     """Where a model's Triton is for clients that speak its own protocols.
 
-    `grpc` and `http` are clusters; `model` is its name in the repository.
+    `grpc` and `http` are clusters; `model` is its name in the repository, of one whose
+    answers say `num_input_tokens` and `num_output_tokens`.
     """
 
     grpc: str
     http: str
     model: str
-    flow: Flow = Flow.ENSEMBLE
 
 
 @dataclass(frozen=True, slots=True)

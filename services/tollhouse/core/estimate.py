@@ -13,7 +13,8 @@ MESSAGE_TOKENS = 4
 IMAGE_TOKENS = 1024
 """Assumed for an image part until a model says better."""
 LEARNED_MARGIN = 1.1
-"""On top of the mean a model's texts have taught: half of all texts are above it."""
+"""What is reserved of the mean a model's texts have taught: half of all texts are above
+it. Where nobody counts the input the mean is billed, so that no tenant pays more."""
 FARTHEST = 4
 """What others teach moves a tenant that is new no farther from the catalog's output
 than this factor upwards, and texts, whosever, no ratio farther either way: one tenant
@@ -27,15 +28,18 @@ class Estimate:
     """Predicted tokens; the prompt counts once, the output once per choice.
 
     `framing` is the part of the input that is not text: chat template and images.
+    `margin` is reserved beside the input.
     """
 
     input_tokens: int
     output_tokens: int
     framing: int
+    margin: int = 0
 
     def units(self, weights: Weights) -> int:
         """What is reserved; nothing is assumed to be cached."""
-        return self.input_tokens * weights.input + self.output_tokens * weights.output
+        input_tokens = self.input_tokens + self.margin
+        return input_tokens * weights.input + self.output_tokens * weights.output
 
 
 def estimate(
@@ -56,16 +60,17 @@ def estimate(
     is charged as it happens, by beats and by the settlement. STRICT takes all that the
     forwarded body may produce.
     """
-    if counted is None:
-        text = _text_tokens(request, model, tenant, experience)
-    else:
-        text = counted
-    text += request.prompt_tokens
+    text, reserved = counted, counted
+    if text is None or reserved is None:
+        text, reserved = _text_tokens(request, model, tenant, experience)
     framing = request.messages * MESSAGE_TOKENS + request.images * IMAGE_TOKENS
+    known, longest = request.prompt_tokens + framing, model.context
     if request.operation is Operation.EMBEDDINGS:
-        # Each input has the context to itself, and nothing is generated.
-        longest = model.context * request.messages
-        return Estimate(min(text + framing, longest), 0, framing)
+        longest *= request.messages  # each input has the context to itself
+    input_tokens = min(text + known, longest)
+    margin = min(reserved + known, longest) - input_tokens
+    if request.operation is Operation.EMBEDDINGS:
+        return Estimate(input_tokens, 0, framing, margin)
     cap = output_cap(request, model)
     output = min(model.max_output_tokens if cap is None else cap, model.context)
     if policy is Policy.LEARNED:
@@ -76,18 +81,22 @@ def estimate(
         else:
             output = min(output, max(learned, LEAST_LEARNED_OUTPUT))
     return Estimate(
-        input_tokens=min(text + framing, model.context),
+        input_tokens=input_tokens,
         output_tokens=output * request.choices,
         framing=framing,
+        margin=margin,
     )
 
 
 def _text_tokens(
     request: Request, model: Model, tenant: str, experience: Experience
-) -> int:
+) -> tuple[int, int]:
+    """What the text is expected to be, and what is reserved for it."""
     given = model.bytes_per_token
     learned = experience.bytes_per_token(tenant, model.name)
     if learned is None:
-        return math.ceil(request.text_bytes / given)
+        tokens = math.ceil(request.text_bytes / given)
+        return tokens, tokens
     ratio = min(max(learned, given / FARTHEST), given * FARTHEST)
-    return math.ceil(request.text_bytes / ratio * LEARNED_MARGIN)
+    mean = request.text_bytes / ratio
+    return math.ceil(mean), math.ceil(mean * LEARNED_MARGIN)

@@ -1,8 +1,9 @@
 """Inference requests in Triton's own terms, for a model that takes text.
 
-Tensors by name, as TensorRT-LLM's flows have them. What a protocol's reader found in a
-request becomes the same `Request` as that of any other API: judged, estimated and
-reserved alike.
+Tensors by name, as TensorRT-LLM's `ensemble` and `tensorrt_llm_bls` have them; those of
+`llmapi`, which says no counts, are known only to be refused. What a protocol's reader
+found in a request becomes the same `Request` as that of any other API: judged,
+estimated and reserved alike.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from tollhouse.core.catalog import Flow, Model, Operation
+from tollhouse.core.catalog import Model, Operation
 from tollhouse.core.levers import MAX_STOPS
 from tollhouse.core.problems import Kind, Problem, ProtocolError
 from tollhouse.core.refusal import refuse
@@ -20,7 +21,7 @@ from tollhouse.core.tensor_data import Values
 TEXT: Final = "text_input"
 COUNTS: Final = ("num_input_tokens", "num_output_tokens")
 """Outputs that tell what was used; `return_` before the name is the input that asks."""
-CAPS: Final = frozenset({"max_tokens", "sampling_param_max_tokens"})
+CAP: Final = "max_tokens"
 # They carry a prompt that no estimate sees, read what is not the client's (files, URLs,
 # another's request), or make one token cost a vocabulary of numbers.
 _NEVER = frozenset(
@@ -58,7 +59,7 @@ _GUIDES = (b"json", b"json_schema")
 _NOT_PARAMETERS = frozenset({"priority", "timeout"})
 _SHARED_MEMORY = "shared_memory_"
 READ: Final = (
-    frozenset({TEXT, _GUIDE}) | CAPS | _NEVER | _ONE | _NONE | _MOST_ITEMS.keys()
+    frozenset({TEXT, _GUIDE, CAP}) | _NEVER | _ONE | _NONE | _MOST_ITEMS.keys()
 )
 """The tensors that decide; of others it does not matter what they hold."""
 
@@ -67,26 +68,22 @@ READ: Final = (
 class Rewrite:
     """What the backend gets to read of a judged request.
 
-    `model`: the name in its repository. `output_cap`: ours, for the tensor `cap`; None:
-    the client named one. `counts`: it is asked for exact ones.
+    `model`: the name in its repository. `output_cap`: ours; None: the client named one.
     """
 
     model: str
-    cap: str
     output_cap: int | None
-    counts: bool
 
     @property
     def inputs(self) -> Sequence[tuple[str, str, int]]:
         """Name, datatype and value of the tensors that are put in, for each text."""
         cap = self.output_cap
-        caps = () if cap is None else ((self.cap, "INT32", cap),)
-        asks = ((f"return_{it}", "BOOL", 1) for it in COUNTS) if self.counts else ()
-        return (*caps, *asks)
+        caps = () if cap is None else ((CAP, "INT32", cap),)
+        return (*caps, *((f"return_{it}", "BOOL", 1) for it in COUNTS))
 
     def outputs(self, asked: Sequence[str]) -> Sequence[str]:
         """Those that take the place of its own; one that asks for none gets all."""
-        return COUNTS if self.counts and asked else ()
+        return COUNTS if asked else ()
 
 
 class Document(Protocol):
@@ -159,11 +156,7 @@ def rewrite(request: Request, model: Model) -> Rewrite:
     injects = request.output_cap is None and model.inject_default
     return Rewrite(
         model=triton.model,
-        cap=(
-            "sampling_param_max_tokens" if triton.flow is Flow.LLMAPI else "max_tokens"
-        ),
         output_cap=model.default_output_tokens if injects else None,
-        counts=triton.flow is not Flow.LLMAPI,
     )
 
 
@@ -182,8 +175,8 @@ def _refuse_lever(name: str, values: Values) -> None:
 
 
 def _output_cap(tensors: Mapping[str, Values]) -> int | None:
-    caps = [it for name in CAPS for it in tensors.get(name, ())]
+    caps = tensors.get(CAP, ())
     for cap in caps:
         if type(cap) is not int or not 1 <= cap < 2**31:
-            refuse("must be a whole number of at least 1.", "max_tokens")
+            refuse("must be a whole number of at least 1.", CAP)
     return max((it for it in caps if isinstance(it, int)), default=None)

@@ -6,6 +6,7 @@ releases what was not; nothing else does.
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import msgspec
 
@@ -48,6 +49,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     grpc_status: int | None = None
     details: str | None = None
     upstream_cluster: str | None = None
+    refusal: str | None = None
 
     @property
     def all_flags(self) -> str:
@@ -183,6 +185,7 @@ def _admitted(line: Line, *, ended: bool) -> Beat | Settlement:
     )
 
 
+@lru_cache(maxsize=32)  # for what a line is billed, and for how it ended
 def read_meter(text: str | None) -> Metered:
     """Read the meter's packed string (envoy/meter.lua, `pack`); no text: nothing seen.
 

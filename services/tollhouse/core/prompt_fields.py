@@ -71,6 +71,8 @@ def _message(message: object, where: str) -> tuple[int, int]:
         refuse("is missing.", f"{where}.content")
     if calls := message.get("tool_calls"):
         text_bytes += len(msgspec.json.encode(calls))
+    if isinstance(refusal := message.get("refusal"), str):
+        text_bytes += len(refusal.encode())
     return text_bytes, images
 
 

@@ -61,7 +61,7 @@ _TEXTS = _CHATS | {Operation.COMPLETIONS: "completions"}
 # Where else a field is given it may be prompt, or output, that nobody counted.
 _OWNERS: Mapping[str, Mapping[Operation, str]] = {
     "messages": _CHATS | {Operation.MESSAGES: "messages"},
-    "prompt": {Operation.COMPLETIONS: "completions"},
+    "prompt": {Operation.COMPLETIONS: "completions", Operation.RESPONSES: "responses"},
     "input": {Operation.RESPONSES: "responses", Operation.EMBEDDINGS: "embeddings"},
     "instructions": {Operation.RESPONSES: "responses"},
     "system": {Operation.MESSAGES: "messages"},
@@ -96,7 +96,7 @@ def parse(operation: Operation, body: bytes) -> Request:
     if include_usage is not None and not isinstance(include_usage, bool):
         refuse("must be true or false.", "stream_options.include_usage")
     if operation is Operation.EMBEDDINGS and stream:
-        refuse("Embeddings can't be streamed.", "stream")
+        refuse("must be false: embeddings can't be streamed.", "stream")
     prompt = _PROMPTS[operation](values)
     check_sampling(operation, values)
     return Request(

@@ -13,7 +13,14 @@ import msgspec
 
 from tollhouse.core.catalog import Operation, Server
 
-_NULL = b"null"
+_NULL, _FALSE = b"null", b"false"
+_DESCRIBING = frozenset(
+    {
+        *("metadata", "prompt_cache_key", "prompt_cache_retention"),
+        *("safety_identifier", "service_tier"),
+    }
+)
+"""OpenAI's fields that say who asks, and change no answer."""
 _GENERATING = frozenset({Operation.CHAT, Operation.COMPLETIONS})
 _EVERY = _GENERATING | {Operation.EMBEDDINGS, Operation.RESPONSES, Operation.MESSAGES}
 
@@ -30,7 +37,8 @@ class Traits:
     there, None: both do. `single_choice`: `n` and `best_of` must be 1.
 
     `refused` are fields it answers with an error; of an operation in `known` so it
-    does all fields but these, null ones too.
+    does all fields but these, null ones too. It is not told of those that change no
+    answer: their clients have done nothing wrong.
     """
 
     operations: frozenset[Operation] = _EVERY
@@ -47,15 +55,17 @@ class Traits:
         """The first field that the server would refuse, None where it takes all."""
         known = self.known.get(operation)
         for name, value in fields.items():
-            is_odd = known is not None and name not in known
-            if (is_odd or name in self.refused) and bytes(value) != _NULL:
+            if bytes(value) == _NULL:
+                continue
+            is_odd = known is not None and name not in known | _DESCRIBING
+            if name in self.refused or (is_odd and bytes(value) != _FALSE):
                 return name
         return None
 
     def taken(
         self, operation: Operation, fields: Mapping[str, msgspec.Raw]
     ) -> dict[str, msgspec.Raw]:
-        """The fields, but for those that mean nothing and would be refused: nulls."""
+        """The fields, but for those that mean nothing and would be refused."""
         known = self.known.get(operation)
         if known is None:
             return dict(fields)

@@ -113,6 +113,7 @@ def _of_line(line: Line) -> dict[str, object]:
         "grpc_status": line.grpc_status,
         "flags": line.flags,
         "details": line.details,
+        "refusal": line.refusal,
         "cluster": line.upstream_cluster,
         "upstream": line.upstream_host,
     }

@@ -18,7 +18,8 @@ from tollhouse.pb.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 
 _OURS = "tollhouse"
 REFUSAL = "tollhouse.refusal"
-"""Namespace from which the meter words the trailers (envoy/meter.lua)."""
+"""Namespace from which the meter words the trailers (envoy/meter_grpc.lua), and whose
+`word` Envoy logs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ def to_pb_stop(problem: Problem, trace_id: str) -> bytes:
     mutation.streamed_response.end_of_stream = True
     details = to_binary_header(to_pb_status(problem, trace_id))
     refusal = {
+        "word": problem.word,
         "grpc_status": str(problem.kind.grpc_status),
         "grpc_message": problem.message,
         "grpc_status_details_bin": details.decode(),

@@ -79,6 +79,7 @@ class _Message(msgspec.Struct):
     role: str
     content: str | list[_Part] | None = None
     name: str | None = None
+    refusal: str | None = None
     tool_calls: list[_Call] | None = None
     tool_call_id: str | None = None
 
@@ -253,8 +254,8 @@ def _guide(form: _ResponseFormat | None) -> Guide | None:
 def _message(message: _Message, where: str) -> dict[str, Any]:
     if message.role not in _ROLES:
         refuse(f"must be one of {', '.join(_ROLES)}.", f"{where}.role")
-    content = message.content
-    if content is None and message.role != "assistant":
+    content = message.content or message.refusal
+    if message.content is None and message.role != "assistant":
         refuse("is missing.", f"{where}.content")
     if isinstance(content, list):
         content = "".join(

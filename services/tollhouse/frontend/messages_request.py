@@ -84,6 +84,7 @@ class _Body(msgspec.Struct):
     tools: list[_Tool] | None = None
     tool_choice: _Choice | None = None
     output_config: _OutputConfig | None = None
+    output_format: _Format | None = None  # its name before output_config
 
 
 _bodies = Reader(_Body, _REFUSED)
@@ -104,7 +105,7 @@ def parse_message(body: bytes) -> Request:
             if (value := getattr(asked, name)) is not None
         },
         tools=_tools(asked),
-        guide=_guide(asked.output_config),
+        guide=_guide(asked),
         size=len(body),
     )
 
@@ -206,13 +207,14 @@ def _tools(asked: _Body) -> Tools | None:
     )
 
 
-def _guide(config: _OutputConfig | None) -> Guide | None:
-    if config is None:
-        return None
+def _guide(asked: _Body) -> Guide | None:
+    config = asked.output_config or _OutputConfig()
     if config.effort is not None:
         unsupported("output_config.effort")
-    param = "output_config.format"
-    match config.format:
+    param, form = "output_config.format", config.format
+    if form is None:
+        param, form = "output_format", asked.output_format
+    match form:
         case None:
             return None
         case _Format(type="json_schema", schema=schema):

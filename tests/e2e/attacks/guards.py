@@ -43,13 +43,13 @@ GUARDS = [
             ("strip_any_host_port", False, ("host-24",)),
             ("max_request_headers_kb", 96, ("flood-12", "path-51")),
             ("request_headers_timeout", "60s", ("body-50",)),
-            ("request_timeout", "60s", ("body-51",)),
         )
     ),
     *(
         Guard(f"{outer}.{name}", changes.field(outer, name, value=value), rows)
         for outer, name, value, rows in (
             (COMMON, "max_headers_count", 10_000, ("flood-10", "flood-11")),
+            (COMMON, "max_stream_duration", "60s", ("body-51",)),
             (
                 COMMON,
                 "headers_with_underscores_action",

@@ -126,7 +126,7 @@ def ask_admin(method: str, path: str) -> Http1:
 
 def _exchange(port: int, pieces: Iterable[bytes]) -> bytes:
     """Send everything, then read; nothing, where the connection was reset first."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         try:
             for piece in pieces:
                 connection.sendall(piece)

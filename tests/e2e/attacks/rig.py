@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.e2e.attacks import words
 from tests.e2e.edge.backend import Backend, answer
 from tests.e2e.edge.conftest import find_port
-from tests.e2e.edge.edge import start_envoy, with_values
+from tests.e2e.edge.edge import start_envoy
 from tests.integration.identity.authz_process import environment
 from tests.redis_process import running_redis
 from tollhouse.adapters.address import Address
@@ -27,7 +28,7 @@ from tollhouse.cli.bootstrap import Edge, render_bootstrap
 
 _ENVOY = Path(__file__).parents[3] / "envoy"
 _PROOF = "pR00f-" + "aZ09_-xY" * 5
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 _MAIN = "main"
 """The gateway whose ledger extproc reads."""
 _COMPLETION = json.dumps(
@@ -65,14 +66,23 @@ Tree = Any
 Change = Callable[[Tree], None]
 """Changes one in place."""
 
-_HURRIED: dict[str, dict[str, Any]] = {
-    "hurried": {
-        "request_timeout": "0.5s",
-        "connection_keepalive": {"interval": "0.3s", "timeout": "0.3s"},
-    },
-    "hurried-headers": {"request_headers_timeout": "0.5s"},
-}
-"""Shorter waits, to be seen running out: by variant, by the field's name."""
+
+def _hurry(tree: Tree) -> None:
+    edge = manager(tree)
+    edge["common_http_protocol_options"]["max_stream_duration"] = "0.5s"
+    keepalive = {"interval": "0.3s", "timeout": "0.3s"}
+    edge["http2_protocol_options"]["connection_keepalive"] = keepalive
+
+
+def _hurry_headers(tree: Tree) -> None:
+    manager(tree)["request_headers_timeout"] = "0.5s"
+
+
+_HURRIED = {"hurried": _hurry, "hurried-headers": _hurry_headers}
+"""Shorter waits, to be seen running out, by variant."""
+_PORTS = (64_001, 64_002, 64_003)
+"""Names of an Envoy's own, its admin's and its backend's."""
+_LEDGER = "/the-ledger-of-this-gateway"
 VARIANTS = ("main", *_HURRIED, "no-authz", "no-extproc")
 
 
@@ -131,33 +141,57 @@ class Rig:
 
     def bootstrap(self) -> Tree:
         """What all Envoys run with, but for their ports."""
-        return self._bootstrap(Gateway(1, 2, self.folder, Backend(port=3), self), "")
+        return json.loads(_rendered(self.folder, ""))
 
     def _bootstrap(self, gateway: Gateway, variant: str) -> Tree:
-        def socket(name: str) -> list[Address]:
-            known = variant != f"no-{name}"
-            return [Address(path=f"{self.folder}/{name if known else 'nobody'}.sock")]
+        text = _rendered(self.folder, variant)
+        ports = (gateway.port, gateway.admin, gateway.backend.port)
+        for name, port in zip(_PORTS, ports, strict=True):
+            text = text.replace(str(name), str(port))
+        return json.loads(text.replace(_LEDGER, str(gateway.folder / "ledger.jsonl")))
 
-        edge = Edge(
-            listen=Address(host="127.0.0.1", port=gateway.port),
-            admin=Address(host="127.0.0.1", port=gateway.admin),
-            clusters={
-                "authz": socket("authz"),
-                "extproc": socket("extproc"),
-                # It speaks HTTP/1.1: what comes in HTTP/2 was let through all the same.
-                **{
-                    name: [Address(host="127.0.0.1", port=gateway.backend.port)]
-                    for name in ("tiny-chat", "tiny-chat-grpc", "tiny-chat-http")
-                },
+
+@functools.cache
+def _rendered(folder: Path, variant: str) -> str:
+    """With names for what is each Envoy's own: it takes most of a second."""
+
+    def socket(name: str) -> list[Address]:
+        known = variant != f"no-{name}"
+        return [Address(path=f"{folder}/{name if known else 'nobody'}.sock")]
+
+    listen, admin, backend = (Address(host="127.0.0.1", port=it) for it in _PORTS)
+    edge = Edge(
+        listen=listen,
+        admin=admin,
+        clusters={
+            "authz": socket("authz"),
+            "extproc": socket("extproc"),
+            # It speaks HTTP/1.1: what comes in HTTP/2 was let through all the same.
+            **{
+                it: [backend]
+                for it in ("tiny-chat", "tiny-chat-grpc", "tiny-chat-http")
             },
-            proof=_PROOF,
-            ledger=gateway.folder / "ledger.jsonl",
-            meter=_ENVOY / "meter.lua",
-        )
-        tree = json.loads(render_bootstrap(_ENVOY / "envoy.yaml", edge))
-        # Else Envoy waits a second for the client to close first.
-        manager(tree)["delayed_close_timeout"] = "0.05s"
-        return with_values(tree, _HURRIED.get(variant, {}))
+        },
+        proof=_PROOF,
+        ledger=Path(_LEDGER),
+        meter=_ENVOY / "meter.lua",
+    )
+    tree = json.loads(render_bootstrap(_ENVOY / "envoy.yaml", edge))
+    # Else Envoy waits a second for the client to close first.
+    manager(tree)["delayed_close_timeout"] = "0.05s"
+    _be_patient(tree)
+    if variant in _HURRIED:
+        _HURRIED[variant](tree)
+    return json.dumps(tree)
+
+
+def _be_patient(tree: Tree) -> None:
+    """A machine that stands still for a moment is no attack's answer."""
+    filters = [it["typed_config"] for it in manager(tree)["http_filters"]]
+    (authz,) = (it for it in filters if it["@type"].endswith(".ExtAuthz"))
+    authz["grpc_service"]["timeout"] = "6s"
+    extproc = next(it for it in filters if it["@type"].endswith(".ExternalProcessor"))
+    extproc["message_timeout"] = "6s"
 
 
 def manager(tree: Tree) -> Tree:

@@ -11,7 +11,7 @@ from tests.e2e.attacks.places import NO_GUARD, places
 from tests.e2e.attacks.rig import Rig
 from tests.e2e.attacks.table import TABLE
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1200)]
 
 _AT_ONCE = 2
 """Envoys that run at the same time."""

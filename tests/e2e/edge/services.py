@@ -34,6 +34,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 DENIED = b'{"error":{"message":"Incorrect API key provided.","code":"invalid_api_key"}}'
 REFUSED = b'{"error":{"message":"Too fast.","code":"rate_limit_exceeded"}}'
 _REFUSAL = {
+    "word": WORD,
     "grpc_status": "8",
     "grpc_message": TOO_FAST,
     "grpc_status_details_bin": base64.b64encode(b"when to come back").decode(),

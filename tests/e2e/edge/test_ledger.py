@@ -35,6 +35,7 @@ async def test_end_line(edge):
         "grpc_status": None,
         "flags": "-",
         "details": "via_upstream",
+        "refusal": None,
         "upstream_cluster": "tiny-chat",
         "upstream_host": f"127.0.0.1:{edge.backend.port}",
         "request_id": response.headers["x-request-id"],

@@ -217,6 +217,7 @@ async def test_a_refusal_stands_for_ok(stack, messages):
     trailers = dict(await call.trailing_metadata())
     assert trailers["grpc-status-details-bin"] == b"when to come back"
     assert (await stack.ended(call)).split(",")[-2] == "F"
+    assert stack.edge.lines()[-1]["refusal"] == services.WORD
 
 
 async def test_the_client_leaves(stack):
@@ -239,7 +240,7 @@ async def test_the_client_leaves(stack):
     fields = line["meter"].split(",")
     assert ",".join(fields[:8] + fields[10:]) == "grpc,2,2,2,422,4,-,-,,8"
     assert 0 < int(fields[8]) <= int(fields[9])
-    await asyncio.wait_for(stack.server.gone.wait(), 1)
+    await asyncio.wait_for(stack.server.gone.wait(), 30)
 
 
 async def test_no_script_errors(stack):

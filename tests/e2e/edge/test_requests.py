@@ -2,6 +2,7 @@
 
 import gzip
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -290,8 +291,14 @@ async def test_admin_shows_no_secret(edge):
 @pytest_asyncio.fixture(loop_scope="session")
 async def hurried_edge(tmp_path) -> AsyncIterator[Edge]:
     """An edge that waits half a second where the real one waits 10 and 30."""
-    waits = {"request_timeout": "0.5s", "request_headers_timeout": "0.5s"}
-    async with running_edge(tmp_path, find_port, patched=waits) as edge:
+
+    def change(tree: Any) -> None:
+        (listener,) = tree["static_resources"]["listeners"]
+        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+        manager["request_headers_timeout"] = "0.5s"
+        manager["common_http_protocol_options"]["max_stream_duration"] = "0.5s"
+
+    async with running_edge(tmp_path, find_port, change=change) as edge:
         yield edge
 
 
@@ -304,3 +311,14 @@ async def test_slow_senders(hurried_edge):
         assert wire.status(answer) == 408
         assert b'"code":"request_timeout"' in answer
     assert hurried_edge.authorization.checked == []
+
+
+async def test_a_slow_answer_is_not_cut(hurried_edge):
+    """What bounds the sending of a request does not bound its answer."""
+    script = hurried_edge.backend.script([0.6, *answer(b"{}")])
+    async with hurried_edge.client() as client:
+        response = await client.post(
+            _CHAT, content=b"{}", headers={"x-test-script": script}
+        )
+
+    assert response.status_code == 200

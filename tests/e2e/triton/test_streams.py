@@ -2,15 +2,25 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 
 import grpc
 import grpc.aio
+import httpx
 import pytest
 
 from tests.e2e.main import books
-from tests.e2e.triton.calls import Stream, add, ask, ask_long, is_final, refusal
+from tests.e2e.triton.calls import (
+    MODEL,
+    Stream,
+    add,
+    ask,
+    ask_long,
+    is_final,
+    refusal,
+)
 from tests.e2e.triton.conftest import ENGINE
 from tests.e2e.triton.found import FREED_SECONDS, settled, truth
 from tollhouse.core.usage import CountSource, UsageKind
@@ -117,6 +127,11 @@ async def test_a_further_request_over_the_limit_ends_the_stream(
     assert not generated[f"{tenant}/3"]
     assert not generated[f"{tenant}/4"]
     (record,) = settled(stack, tenant).values()
+    logs = [*(stack.state_dir / "logs").glob("extproc*.log")]
+    told = f'"exchange_id":"{record.exchange_id}"'
+    books.within(2, lambda: any(told in it.read_text() for it in logs))
+    (line,) = (it for log in logs for it in log.read_text().splitlines() if told in it)
+    assert "rate_limited:key.requests" == json.loads(line)["refusal"]
     assert 3 == record.facts.choices
     assert record.usage.output_tokens == sum(
         it["output_tokens"] for turn in range(3) for it in generated[f"{tenant}/{turn}"]
@@ -165,6 +180,7 @@ async def test_a_compressed_message_is_refused(stack, channel, make_key, tenant)
     assert {} == books.settlements(stack.state_dir, tenant)
 
 
+@pytest.mark.timed
 async def test_a_client_that_leaves_frees_the_engine(stack, channel, make_key, tenant):
     """Between two tokens; also of the requests that wait behind."""
     stream = Stream(channel, make_key(tenant))
@@ -173,7 +189,7 @@ async def test_a_client_that_leaves_frees_the_engine(stack, channel, make_key, t
     for _ in range(6):
         await stream.read()
     stream.leave()
-    books.within(2, lambda: len(truth(stack)[f"{tenant}/1"]) == 1)
+    books.within(30, lambda: len(truth(stack)[f"{tenant}/1"]) == 1)
     generated = truth(stack)
 
     for turn in range(2):
@@ -182,6 +198,7 @@ async def test_a_client_that_leaves_frees_the_engine(stack, channel, make_key, t
         assert entry["at"] - stream.left_at <= FREED_SECONDS
 
 
+@pytest.mark.timed
 async def test_a_client_that_leaves_is_billed_to_where_it_read(
     stack, channel, make_key, tenant
 ):
@@ -207,6 +224,57 @@ async def test_a_client_that_leaves_is_billed_to_where_it_read(
     books.rest(stack)
     usage = books.usage(stack, tenant)
     assert len(left) == usage["final"] + usage["partial"]
+
+
+async def test_who_leaves_the_queue_pays_for_the_prompt_by_estimate(
+    stack, channel, make_key, tenant
+):
+    """Nobody has counted it yet; over HTTP Triton goes on to the first token.
+
+    The engine has no place left: the stream before them has taken all.
+    """
+    key = make_key(tenant)
+    full, waiting = Stream(channel, key), Stream(channel, key)
+    for number in range(ENGINE["max_num_seqs"]):
+        await full.send(ask_long(1000, f"{tenant}/{number}"))
+    begun = set[str]()
+    while len(begun) < ENGINE["max_num_seqs"]:
+        begun.add((await full.read()).id)
+    await waiting.send(ask_long(9, f"{tenant}/grpc"))
+    async with httpx.AsyncClient(base_url=stack.base_url.removesuffix("/v1")) as http:
+        with pytest.raises(httpx.ReadTimeout):
+            await http.post(
+                f"/v2/models/{MODEL}/generate_stream",
+                json={"id": f"{tenant}/http", "text_input": "hi", "max_tokens": 9},
+                headers={"authorization": f"Bearer {key}"},
+                timeout=0.5,
+            )
+    waiting.leave()
+    books.within(2, lambda: bool(truth(stack)[f"{tenant}/grpc"]))
+    left = settled(stack, tenant, 2)
+    full.leave()
+    books.within(2, lambda: bool(truth(stack)[f"{tenant}/http"]))
+    (exchange,) = settled(stack, tenant, 3).keys() - left.keys()
+    generated = truth(stack)
+
+    for record in left.values():
+        assert (
+            UsageKind.PARTIAL,
+            record.facts.input_estimate,
+            CountSource.ESTIMATE,
+            0,
+        ) == (
+            record.kind,
+            record.usage.input_tokens,
+            record.input_source,
+            record.usage.output_tokens,
+        )
+    assert 0 == generated[f"{tenant}/grpc"][0]["output_tokens"]
+    assert 0 < generated[f"{tenant}/http"][0]["output_tokens"] <= 9
+    record = settled(stack, tenant, 3)[exchange]
+    made = [generated[f"{tenant}/{it}"][0] for it in range(ENGINE["max_num_seqs"])]
+    assert UsageKind.PARTIAL is record.kind
+    assert record.usage.output_tokens <= sum(it["output_tokens"] for it in made)
 
 
 async def test_a_client_may_speak_late_and_at_length(stack, channel, make_key, tenant):

@@ -144,7 +144,7 @@ async def settling(redis, path, told):
 async def test_one_line_with_all_that_is_asked_for(redis, ledger, told):
     id_ = new_id(1)
     beat = line(id_, type="DownstreamPeriodic")
-    ledger.write_bytes(beat + beat + line(id_))
+    ledger.write_bytes(beat + beat + line(id_, refusal="rate_limited:key.requests"))
 
     async with settling(redis, ledger, told):
         await told.has(1)
@@ -170,6 +170,7 @@ async def test_one_line_with_all_that_is_asked_for(redis, ledger, told):
         "grpc_status": None,
         "flags": "-",
         "details": "via_upstream",
+        "refusal": "rate_limited:key.requests",
         "input_tokens": 11,
         "output_tokens": 22,
         "cached_input_tokens": 0,

@@ -300,6 +300,7 @@ async def test_a_further_message_over_a_limit_ends_the_clients_side(stub, live):
     refusal = stop.dynamic_metadata["tollhouse.refusal"]
     assert "8" == refusal["grpc_status"]
     assert "60 requests per minute" in refusal["grpc_message"]
+    assert "rate_limited:key.requests" == refusal["word"]
     assert refusal["grpc_status_details_bin"]
     assert (grpc.StatusCode.INTERNAL, []) == (code, rest)
 

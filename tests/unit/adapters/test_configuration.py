@@ -355,12 +355,10 @@ def test_a_foreign_model_says_whose_it_is_and_how_it_is_called_there(write):
     ("model", "said"),
     [
         ({"operations": ["infer"]}, "operation infer needs triton"),
+        ({"operations": ["embeddings"]}, "models.m: provider triton does not serve"),
         (
-            {
-                "operations": ["chat", "infer"],
-                "triton": {"grpc": "g", "http": "h", "flow": "llmapi"},
-            },
-            "models.m: triton.flow llmapi tells no counts",
+            {"triton": {"grpc": "g", "http": "h", "flow": "llmapi"}},
+            "models.m.triton.flow: unknown field",
         ),
         ({"server": "vllm"}, "server is of use with provider: openai only"),
         ({"backend_model": "x"}, "backend_model is of use with provider: openai only"),

@@ -12,7 +12,7 @@ from tollhouse.adapters.infer_messages import InferMessage
 from tollhouse.core.infer import Rewrite
 from tollhouse.core.problems import Problem
 
-REWRITE = Rewrite("repository-name", "max_tokens", 256, counts=True)
+REWRITE = Rewrite("repository-name", 256)
 RAW = {"BYTES": lambda it: struct.pack("<I", len(it)) + it}
 
 
@@ -152,7 +152,7 @@ def test_a_client_that_wants_no_counts_gets_them():
     request = raw(return_num_output_tokens=("BOOL", b"\0"))
     for name in ("num_output_tokens", "text_output", "num_output_tokens"):
         request.outputs.add(name=name)
-    found = written(request, Rewrite("m", "max_tokens", None, counts=True))
+    found = written(request, Rewrite("m", None))
     at = [it.name for it in found.inputs].index("return_num_output_tokens")
 
     assert b"\1" == found.raw_input_contents[at]
@@ -181,16 +181,11 @@ def test_a_shape_that_lies_costs_nothing():
     assert [1, 1] == written(request).inputs[1].shape
 
 
-def test_a_flow_without_batches_and_counts():
+def test_a_model_without_batches():
     request = raw()
     request.inputs[0].shape[:] = [1]
-    llmapi = Rewrite("m", "sampling_param_max_tokens", 8, counts=False)
-    found = written(request, llmapi)
 
-    assert ["text_input", "sampling_param_max_tokens"] == [
-        it.name for it in found.inputs
-    ]
-    assert [1] == found.inputs[1].shape
+    assert [1] == written(request).inputs[1].shape
 
 
 def test_an_id_of_ours_takes_the_place_of_the_clients():

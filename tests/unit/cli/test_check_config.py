@@ -187,8 +187,8 @@ def test_the_repositorys_files_are_fine(capsys):
             id="escaped slashes",
         ),
         pytest.param(
-            ", headers_with_underscores_action: REJECT_REQUEST",
-            "",
+            "headers_with_underscores_action: REJECT_REQUEST",
+            "headers_with_underscores_action: ALLOW",
             "headers_with_underscores_action: a backend",
             "set REJECT_REQUEST",
             id="underscores",
@@ -208,11 +208,18 @@ def test_the_repositorys_files_are_fine(capsys):
             id="claimed address",
         ),
         pytest.param(
-            "request_timeout: 30s",
-            "request_timeout: 0s",
-            "request_timeout: slow uploads",
+            "max_stream_duration: 30s",
+            "max_stream_duration: 0s",
+            "common_http_protocol_options.max_stream_duration: slow uploads",
             "set 30s",
             id="slow uploads",
+        ),
+        pytest.param(
+            "max_stream_duration: { max_stream_duration: 600s }",
+            "priority: DEFAULT",
+            "(api).route.max_stream_duration: answers are cut",
+            "set 600s",
+            id="slow answers",
         ),
         pytest.param(
             "match: { safe_regex: *api, headers: [{ name: x-tollhouse-admitted,",

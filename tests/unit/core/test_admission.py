@@ -206,7 +206,7 @@ def test_what_an_adapter_read_goes_to_the_models_triton():
         facts.framing,
     )
     assert isinstance(admit, Admit)
-    written = Rewrite("repository", "max_tokens", 256, counts=True)
+    written = Rewrite("repository", 256)
     assert (repr(written).encode(), "tiny-grpc", "application/x", 7, "") == (
         admit.body,
         admit.cluster,

@@ -53,12 +53,16 @@ class TestInput:
     def test_by_the_catalogs_ratio_until_another_is_learned(self):
         assert 10 + MESSAGE_TOKENS == expected(chat()).input_tokens
 
-    def test_by_the_learned_ratio_and_a_margin(self):
+    def test_by_the_learned_ratio_and_a_margin_that_is_never_billed(self):
+        """Who pays by estimate pays the mean; the reservation has to last."""
         texts = knowing(text=Ratio(50, 1000, 2000))
+        answer = expected(chat(), experience=texts)
+        units = answer.units(Weights(1, 0, 1)) - answer.output_tokens
 
-        assert 22 + MESSAGE_TOKENS == expected(chat(), experience=texts).input_tokens
+        assert 20 + MESSAGE_TOKENS == answer.input_tokens
+        assert 22 + MESSAGE_TOKENS == units
 
-    @pytest.mark.parametrize(("ratio", "tokens"), [(0.1, 44), (1.5, 30), (60, 3)])
+    @pytest.mark.parametrize(("ratio", "tokens"), [(0.1, 40), (1.5, 27), (60, 3)])
     def test_odd_texts_move_it_no_farther_than_a_bound(self, ratio, tokens):
         """Somebody's spaces, or emoji: all others' estimates came to follow them."""
         texts = knowing(text=Ratio(50, 1000, int(1000 * ratio)))
@@ -73,6 +77,9 @@ class TestInput:
     def test_never_beyond_the_context(self):
         assert 4096 == expected(chat("x" * 40_000)).input_tokens
         assert 4096 == expected(chat(), counted=5000).input_tokens
+        texts = knowing(text=Ratio(50, 1000, 4000))
+        answer = expected(chat("x" * 16_384), experience=texts)
+        assert (4096, 0) == (answer.input_tokens, answer.margin)
 
     def test_framing_is_told_apart(self):
         """The learner takes it off again."""

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.unit.core.test_admission import model
-from tollhouse.core.catalog import Flow, Operation, Triton
+from tollhouse.core.catalog import Operation, Triton
 from tollhouse.core.infer import Rewrite, infer_request, rewrite
 from tollhouse.core.problems import Kind, Problem, ProtocolError
 
@@ -20,8 +20,8 @@ def refused(*args):
     return caught.value
 
 
-def served(flow=Flow.ENSEMBLE, **changes):
-    triton = Triton("g", "h", "repository-name", flow)
+def served(**changes):
+    triton = Triton("g", "h", "repository-name")
     return model("tiny", Operation.INFER, triton=triton, **changes)
 
 
@@ -144,19 +144,15 @@ def test_what_is_wrong_is_named(tensors, param):
     assert (Kind.INVALID_REQUEST, param) == (problem.kind, problem.param)
 
 
-@pytest.mark.parametrize(
-    ("flow", "cap", "counts"),
-    [
-        (Flow.ENSEMBLE, "max_tokens", True),
-        (Flow.BLS, "max_tokens", True),
-        (Flow.LLMAPI, "sampling_param_max_tokens", False),
-    ],
-)
-def test_the_backend_gets_its_own_name_a_cap_and_asks_for_counts(flow, cap, counts):
-    """In the words of the model's flow."""
-    expected = Rewrite("repository-name", cap, 256, counts)
+def test_the_backend_gets_its_own_name_a_cap_and_asks_for_counts():
+    found = rewrite(request(), served())
 
-    assert expected == rewrite(request(), served(flow))
+    assert Rewrite("repository-name", 256) == found
+    assert [
+        ("max_tokens", "INT32", 256),
+        ("return_num_input_tokens", "BOOL", 1),
+        ("return_num_output_tokens", "BOOL", 1),
+    ] == list(found.inputs)
 
 
 def test_a_clients_own_cap_stays():

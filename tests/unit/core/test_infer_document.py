@@ -16,8 +16,8 @@ from tollhouse.core.infer_document import document_of
 from tollhouse.core.problems import Kind, Problem
 from tollhouse.core.surface import find
 
-REWRITE = Rewrite("repository-name", "max_tokens", 256, counts=True)
-CAPPED = Rewrite("repository-name", "max_tokens", None, counts=True)
+REWRITE = Rewrite("repository-name", 256)
+CAPPED = Rewrite("repository-name", None)
 TEXT: dict[str, Any] = {
     "name": "text_input",
     "datatype": "BYTES",
@@ -333,17 +333,11 @@ def test_what_takes_the_place_of_a_binary_value_takes_its_bytes_out():
     ]
 
 
-def test_a_flow_without_batches_and_counts():
-    llmapi = Rewrite("m", "sampling_param_max_tokens", 8, counts=False)
+def test_a_model_without_batches():
     text = TEXT | {"shape": [1]}
-    fields, _ = written(document("infer", {"inputs": [text]}), llmapi)
+    fields, _ = written(document("infer", {"inputs": [text]}))
 
-    assert (
-        tensor("sampling_param_max_tokens", 8) | {"shape": [1]} == fields["inputs"][1]
-    )
-    assert {"text_input": "four", "sampling_param_max_tokens": 8} == written(
-        generate(), llmapi
-    )[0]
+    assert tensor("max_tokens", 256) | {"shape": [1]} == fields["inputs"][1]
 
 
 @given(

@@ -414,10 +414,11 @@ class TestPrompt:
                 {"role": "system", "content": "abc"},
                 {"role": "user", "content": parts},
                 {"role": "assistant", "content": None, "tool_calls": []},
+                {"role": "assistant", "content": None, "refusal": "never"},
             ]
         )
 
-        assert (3, 3 + 2 + 6) == (request.messages, request.text_bytes)
+        assert (4, 3 + 2 + 6 + 5) == (request.messages, request.text_bytes)
 
     def test_measures_tools_and_their_calls(self):
         """Both become prompt text, as JSON."""

@@ -142,12 +142,14 @@ def test_embeddings_get_neither_cap_nor_stream_options(server):
 )
 def test_trtllm_serve_forbids_what_it_does_not_know(operation):
     """So it is refused by name; what says nothing is left out."""
-    problem = refused(Server.TRTLLM_SERVE, operation, service_tier="auto")
+    problem = refused(Server.TRTLLM_SERVE, operation, store=True)
 
-    assert "service_tier" == problem.param
-    body = sent(Server.TRTLLM_SERVE, operation, service_tier=None, user="u")
+    assert "store" == problem.param
+    told = {"service_tier": "auto", "metadata": {"a": "b"}, "safety_identifier": "x"}
+    quiet = told | {"store": False, "verbosity": None}
+    body = sent(Server.TRTLLM_SERVE, operation, **quiet, user="u")
     assert BODIES[operation] | {"user": "u"} == body
-    assert "auto" == sent(Server.VLLM, operation, service_tier="auto")["service_tier"]
+    assert told.items() <= sent(Server.VLLM, operation, **told).items()
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ def test_content_parts_are_joined():
             },
             {"role": "tool", "tool_call_id": "1", "content": "c"},
             {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
+            {"role": "assistant", "content": None, "refusal": "never"},
         ]
     )
 
@@ -101,6 +102,7 @@ def test_content_parts_are_joined():
         },
         {"role": "tool", "tool_call_id": "1", "content": "c"},
         {"role": "assistant", "content": "no"},
+        {"role": "assistant", "content": "never"},
     )
 
 

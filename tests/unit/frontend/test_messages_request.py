@@ -1,6 +1,7 @@
 """Anthropic's Messages API: what becomes of blocks, and what is refused."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -108,6 +109,7 @@ def test_tools_and_formats():
     tools = message(tools=[TOOL], tool_choice=one).tools
     form = {"type": "json_schema", "schema": {"b": 2}}
     guide = message(output_config={"format": form}).guide
+    older = message(output_format=form).guide
 
     assert tools is not None
     assert not tools.parallel
@@ -118,6 +120,7 @@ def test_tools_and_formats():
     }
     assert guide is not None
     assert guide.schema == '{"b":2}'
+    assert older == replace(guide, param="output_format")
 
 
 @pytest.mark.parametrize(
@@ -156,6 +159,7 @@ def test_tools_and_formats():
             {"output_config": {"format": {"type": "json_schema"}}},
             "output_config.format.schema",
         ),
+        ({"output_format": {"type": "xml"}}, "output_format.type"),
     ],
 )
 def test_what_is_refused_is_named(fields: dict[str, Any], param: str):

@@ -362,7 +362,7 @@ ROWS = [
     Row(
         "infer-50",
         "a body that does not end",
-        "request_timeout",
+        "max_stream_duration",
         send(request(f"{_MODEL}/generate", body=_generate())[:-5]),
         refused(408),
         variant="hurried",

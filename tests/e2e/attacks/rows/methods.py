@@ -199,7 +199,7 @@ ROWS = [
     Row(
         "method-24",
         "a tunnel to a host that is not ours (CONNECT)",
-        "request_timeout",
+        "max_stream_duration",
         ask("evil.test:443", method="CONNECT", host=None, body=b""),
         refused(404, 408),
         variant="hurried",

@@ -117,6 +117,7 @@ def _region() -> pb.ModelInferRequest:
 _FOREIGN = _text("private")
 _BOTH = frame(_text("tiny-chat")[5:] + _B[5:])
 _MAPPED = frame(_text("tiny-chat")[5:] + _region().SerializeToString())
+_LATE = "The request did not arrive in time."
 _ZIPPED = [frame(b"\x1f\x8b", flag=1)]
 
 ROWS = [
@@ -318,9 +319,9 @@ ROWS = [
     Row(
         "grpc-81",
         "a call that never ends",
-        "request_timeout",
+        "max_stream_duration",
         call(_CALL, messages=[_FOREIGN], ends=False),
-        Expect(grpc=14),
+        Expect(grpc=4, headers=(("grpc-message", _LATE),)),
         variant="hurried",
     ),
 ]

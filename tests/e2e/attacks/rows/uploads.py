@@ -228,7 +228,7 @@ ROWS = [
     Row(
         "body-51",
         "a body that does not end",
-        "request_timeout",
+        "max_stream_duration",
         send(request()[:-5]),
         _LATE,
         variant="hurried",
@@ -236,7 +236,7 @@ ROWS = [
     Row(
         "body-52",
         "a body in chunks that does not end",
-        "request_timeout",
+        "max_stream_duration",
         send(_OPEN, b"1\r\n{\r\n"),
         _LATE,
         variant="hurried",
@@ -244,7 +244,7 @@ ROWS = [
     Row(
         "body-53",
         "a body on HTTP/2 that does not end",
-        "request_timeout",
+        "max_stream_duration",
         ask2(body=b"{", ends=False),
         _LATE,
         variant="hurried",
@@ -252,7 +252,7 @@ ROWS = [
     Row(
         "body-54",
         "a body that does not end, by nobody",
-        "request_timeout",
+        "max_stream_duration",
         send(request(key=None)[:-5]),
         _LATE,
         variant="hurried",
