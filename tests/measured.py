@@ -10,6 +10,8 @@ from opentelemetry.sdk.metrics.export import (
     NumberDataPoint,
 )
 
+from tollhouse.adapters.meter_provider import with_histograms
+
 
 class Measured:
     """A provider for instruments, and what they were told."""
@@ -23,7 +25,7 @@ class Measured:
         told = self._reader.get_metrics_data()
         if told is None:
             return {}
-        scopes = told.resource_metrics[0].scope_metrics
+        scopes = with_histograms(told).resource_metrics[0].scope_metrics
         return {it.name: it for scope in scopes for it in scope.metrics}
 
     def points(self):

@@ -4,17 +4,24 @@ Recorded by whoever reads the ledger, once for each exchange. Only counters have
 tenant, and never more of them than `CappedNames` lets through; nothing has a key.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 
 from tollhouse.adapters import conventions
 from tollhouse.adapters.capped_names import CappedNames
+from tollhouse.adapters.histogram_tally import HistogramTally
 from tollhouse.adapters.tally import Tally
 from tollhouse.core.ending import Ending, Outcome
 from tollhouse.core.exchange import Settlement
 from tollhouse.core.usage import TokenUsage, UsageKind
 
+_OF_GENAI = (
+    conventions.OPERATION,
+    conventions.PROVIDER,
+    conventions.REQUEST_MODEL,
+    conventions.RESPONSE_MODEL,
+)
 # As the conventions prescribe them (gen-ai-metrics, semconv 1.41.1).
 _DURATIONS = tuple(0.01 * 2**power for power in range(14))
 _FIRST_TOKENS = (
@@ -25,6 +32,7 @@ _PER_TOKEN = (
     *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
 )
 _TOKENS = tuple(4**power for power in range(14))
+_NOTHING = TokenUsage()
 
 
 class ExchangeMetrics:
@@ -34,29 +42,38 @@ class ExchangeMetrics:
         self._is_on = provider is not None
         self._tenants = CappedNames()
         meter = (provider or NoOpMeterProvider()).get_meter("tollhouse")
-        self._duration = meter.create_histogram(
+        of_genai = " ".join(_OF_GENAI)
+        self._duration = HistogramTally(
+            meter,
             conventions.REQUEST_DURATION,
+            f"{of_genai} {conventions.ERROR_TYPE}",
+            _DURATIONS,
             unit="s",
             description="From a request's first byte to the end of its answer",
-            explicit_bucket_boundaries_advisory=_DURATIONS,
         )
-        self._first_token = meter.create_histogram(
+        self._first_token = HistogramTally(
+            meter,
             conventions.TIME_TO_FIRST_TOKEN,
+            f"{of_genai} {conventions.ERROR_TYPE}",
+            _FIRST_TOKENS,
             unit="s",
             description="From a request's first byte to the first token, if streamed",
-            explicit_bucket_boundaries_advisory=_FIRST_TOKENS,
         )
-        self._per_token = meter.create_histogram(
+        self._per_token = HistogramTally(
+            meter,
             conventions.TIME_PER_OUTPUT_TOKEN,
+            of_genai,
+            _PER_TOKEN,
             unit="s",
             description="Per output token after the first, of whole streamed answers",
-            explicit_bucket_boundaries_advisory=_PER_TOKEN,
         )
-        self._token_usage = meter.create_histogram(
+        self._token_usage = HistogramTally(
+            meter,
             conventions.TOKEN_USAGE,
+            f"{of_genai} {conventions.ERROR_TYPE} {conventions.TOKEN_TYPE}",
+            _TOKENS,
             unit="{token}",
             description="Tokens of an exchange",
-            explicit_bucket_boundaries_advisory=_TOKENS,
         )
         self._tokens = Tally(
             meter,
@@ -118,38 +135,35 @@ class ExchangeMetrics:
         duration = ending.duration_seconds
         if duration is None:  # a reaped one ended nobody knows when
             return
-        names = attributes(settlement)
-        if ending.outcome is Outcome.FAILED:
-            names[conventions.ERROR_TYPE] = ending.error
-        self._duration.record(duration, names)
+        names = _of_genai(settlement)
+        error = ending.error if ending.outcome is Outcome.FAILED else None
+        self._duration.record(duration, *names, error)
         if ending.first_token_seconds is not None:
-            self._first_token.record(ending.first_token_seconds, names)
+            self._first_token.record(ending.first_token_seconds, *names, error)
         if ending.token_seconds is not None:
-            self._per_token.record(ending.token_seconds, names)
+            self._per_token.record(ending.token_seconds, *names)
         usage = settlement.usage
-        if usage != TokenUsage():
-            of_input = {**names, conventions.TOKEN_TYPE: "input"}
-            self._token_usage.record(usage.input_tokens, of_input)
-            of_output = {**names, conventions.TOKEN_TYPE: "output"}
-            self._token_usage.record(usage.output_tokens, of_output)
+        if usage != _NOTHING:
+            self._token_usage.record(usage.input_tokens, *names, error, "input")
+            self._token_usage.record(usage.output_tokens, *names, error, "output")
 
 
 def attributes(settlement: Settlement) -> dict[str, str]:
     """What the GenAI conventions ask of metrics and spans alike."""
+    return dict(zip(_OF_GENAI, _of_genai(settlement), strict=True))
+
+
+def _of_genai(settlement: Settlement) -> tuple[str, ...]:
     facts = settlement.facts
-    return {
-        conventions.OPERATION: conventions.operation_name(facts.operation),
-        conventions.PROVIDER: facts.provider,
-        conventions.REQUEST_MODEL: facts.requested_model,
-        conventions.RESPONSE_MODEL: facts.served_model,
-    }
+    operation = conventions.operation_name(facts.operation)
+    return operation, facts.provider, facts.requested_model, facts.served_model
 
 
 def _tokens(usage: TokenUsage) -> Iterator[tuple[str, int]]:
-    counts: Mapping[str, int] = {
-        "input": usage.input_tokens,
-        "cached_input": usage.cached_input_tokens,
-        "output": usage.output_tokens,
-        "reasoning": usage.reasoning_tokens,
-    }
-    return ((name, count) for name, count in counts.items() if count)
+    counts = (
+        ("input", usage.input_tokens),
+        ("cached_input", usage.cached_input_tokens),
+        ("output", usage.output_tokens),
+        ("reasoning", usage.reasoning_tokens),
+    )
+    return ((name, count) for name, count in counts if count)

@@ -71,6 +71,8 @@ class LedgerReader:
         """Siblings that are no ledgers, such as compressed ones."""
         self._ended: set[int] = set()
         """Files that nobody writes to any more."""
+        self._alone: tuple[int, int] | None = None
+        """The file that is followed and the state of its folder, where it is alone."""
 
     def lock(self) -> bool:
         """Become the one reader, if nobody is. Never waits."""
@@ -101,7 +103,7 @@ class LedgerReader:
         successor; one that was truncated from its start.
         """
         lines = self._follow()
-        if lines:
+        if lines or self._is_alone():
             return lines
         for file in self._files():
             if self._exhausted.get(file.inode) == file.version:
@@ -169,8 +171,18 @@ class LedgerReader:
         self._lock_file.close()
         self.is_locked = False
 
+    def _is_alone(self) -> bool:
+        """Whether nothing has come to the folder since it had one file, ours."""
+        if self._alone is None:
+            return False
+        inode, state = self._alone
+        return inode == self._inode and state == self.folder.state(inode)
+
     def _files(self) -> list[LedgerFile]:
+        state = self.folder.state(self._inode)  # first: what comes meanwhile is seen
         files = self.folder.files(self._positions)
+        is_alone = [file.inode for file in files] == [self._inode]
+        self._alone = (self._inode, state) if is_alone and state is not None else None
         present = {file.inode for file in files} | {self._inode}
         for known in (self._positions, self._exhausted):
             for inode in known.keys() - present:

@@ -7,6 +7,7 @@ logrotate and we name them.
 
 import os
 import stat
+import time
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ _log = structlog.get_logger()
 
 _ROTATED = ".rotated-"
 _LOCK = ".lock"
+_YOUNG_NS = 1_000_000_000
+"""Far more than a tick of the kernel's clock, which file times are taken from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class LedgerFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._folder = path.parent
         self._is_irregular = False
 
     @property
@@ -85,7 +89,7 @@ class LedgerFolder:
         current = self.current()
         # By inode: a file that is renamed meanwhile may be seen under both names.
         older: dict[int, LedgerFile] = {}
-        with os.scandir(self.path.parent) as entries:
+        with os.scandir(self._folder) as entries:
             for entry in entries:
                 if entry.inode() not in known and not self._is_named_so(entry.name):
                     continue
@@ -100,6 +104,20 @@ class LedgerFolder:
             older.pop(current.inode, None)
         by_age = sorted(older.values(), key=lambda it: (it.version[1], it.path.name))
         return by_age if current is None else [*by_age, current]
+
+    def state(self, inode: int) -> int | None:
+        """When a file came, went or was renamed here; in Unix nanoseconds.
+
+        None where that can't be told: the ledger is no longer the file with this inode,
+        or the last change is so young that another could have the same time.
+        """
+        try:
+            is_other = self.path.stat().st_ino != inode
+        except FileNotFoundError:
+            return None
+        changed_ns = self._folder.stat().st_mtime_ns
+        is_young = time.time_ns() - changed_ns < _YOUNG_NS
+        return None if is_other or is_young else changed_ns
 
     def set_aside(self, number: int) -> Path:
         """Rename the current file, to a name with this number or the next free one.

@@ -30,7 +30,9 @@ from opentelemetry.metrics import (
     Observation,
 )
 
+from tollhouse.adapters.histogram_tally import HistogramTally
 from tollhouse.adapters.redis.outbox import Standing
+from tollhouse.adapters.tally import Tally
 from tollhouse.core.exchange import Settlement
 from tollhouse.core.limits import Limit
 from tollhouse.core.usage import CountSource, UsageKind
@@ -66,26 +68,34 @@ class Metrics:
         self._provider = provider
         meter = (provider or NoOpMeterProvider()).get_meter("tollhouse")
         self._meter = meter
-        self._ratio = meter.create_histogram(
+        self._ratio = HistogramTally(
+            meter,
             "tollhouse.estimate.ratio",
+            "model what",
+            _RATIOS,
             unit="1",
             description="Estimated ÷ real tokens",
-            explicit_bucket_boundaries_advisory=_RATIOS,
         )
-        self._over = meter.create_histogram(
+        self._over = HistogramTally(
+            meter,
             "tollhouse.reservation.over",
+            "model plan",
+            _UNITS,
             unit="{unit}",
             description="Units reserved and not used",
-            explicit_bucket_boundaries_advisory=_UNITS,
         )
-        self._overshoot = meter.create_histogram(
+        self._overshoot = HistogramTally(
+            meter,
             "tollhouse.reservation.overshoot",
+            "model plan",
+            _UNITS,
             unit="{unit}",
             description="Units used and not reserved",
-            explicit_bucket_boundaries_advisory=_UNITS,
         )
-        self._admissions = meter.create_counter(
+        self._admissions = Tally(
+            meter,
             "tollhouse.admissions",
+            "rung model plan",
             unit="{request}",
             description="Requests judged, by rung",
         )
@@ -132,25 +142,22 @@ class Metrics:
         facts, usage = settlement.facts, settlement.usage
         model = facts.served_model
         if usage.input_tokens and settlement.input_source is CountSource.BACKEND:
-            self._ratio.record(
-                facts.input_estimate / usage.input_tokens,
-                {"model": model, "what": "input"},
-            )
+            ratio = facts.input_estimate / usage.input_tokens
+            self._ratio.record(ratio, model, "input")
         # How long an answer would have become that its client left, nobody knows.
         if usage.output_tokens and settlement.kind is UsageKind.FINAL:
-            self._ratio.record(
-                facts.output_estimate / usage.output_tokens,
-                {"model": model, "what": "output"},
-            )
+            ratio = facts.output_estimate / usage.output_tokens
+            self._ratio.record(ratio, model, "output")
         over = facts.reserved_units - usage.units(facts.weights)
         if over > 0:
-            self._over.record(over, {"model": model, "plan": facts.plan})
+            self._over.record(over, model, facts.plan)
         elif over < 0:
-            self._overshoot.record(-over, {"model": model, "plan": facts.plan})
+            self._overshoot.record(-over, model, facts.plan)
 
     def judged(self, rung: Rung, model: str, plan: str) -> None:
         """Count a request by who judged it."""
-        self._admissions.add(1, {"rung": rung.value, "model": model, "plan": plan})
+        if self._provider is not None:
+            self._admissions.add(1, rung.value, model, plan)
 
     def refused(self, limit: Limit, model: str, plan: str) -> None:
         """Count a request that a limit refused."""

@@ -2,6 +2,7 @@
 
 from opentelemetry.metrics import MeterProvider
 
+from tollhouse.adapters.histogram_tally import HistogramTally
 from tollhouse.adapters.redis.client import Observe, Run
 
 _SECONDS = (
@@ -18,11 +19,13 @@ def script_observer(provider: MeterProvider | None) -> Observe | None:
 class _ScriptMetrics:
     def __init__(self, provider: MeterProvider) -> None:
         meter = provider.get_meter("tollhouse")
-        self._duration = meter.create_histogram(
+        self._duration = HistogramTally(
+            meter,
             "tollhouse.script.duration",
+            "script",
+            _SECONDS,
             unit="s",
             description="Round trip of a script, as a batch of them takes it",
-            explicit_bucket_boundaries_advisory=_SECONDS,
         )
         self._errors = meter.create_counter(
             "tollhouse.script.errors",
@@ -33,6 +36,6 @@ class _ScriptMetrics:
     def observe(self, run: Run, started_ns: int, ended_ns: int, error: str) -> None:
         """Take in one run."""
         name = run[0].name
-        self._duration.record(max(0, ended_ns - started_ns) / 1e9, {"script": name})
+        self._duration.record(max(0, ended_ns - started_ns) / 1e9, name)
         if error:
             self._errors.add(1, {"script": name, "code": error})

@@ -5,7 +5,8 @@ not known yet notes the wish and goes on without. What was learned once is kept 
 nothing newer comes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from tollhouse.core.histogram import MOST_SAMPLES, Quantiles
@@ -26,6 +27,7 @@ class Cohort(NamedTuple):
     model: str
 
 
+@lru_cache(maxsize=4096)
 def cohorts(tenant: str, model: str) -> tuple[Cohort, Cohort, Cohort]:
     """Find those an exchange belongs to, the narrowest first."""
     return Cohort(tenant, model), Cohort(tenant, ""), Cohort("", model)
@@ -71,6 +73,8 @@ class Experience:
         self._known: dict[Cohort, Learned] = {}
         self._asked: dict[Cohort, None] = {}
         self._wishes: dict[Cohort, None] = {}
+        self.wished: Callable[[], object] = lambda: None
+        """Called whenever a level is asked for that was never learned."""
 
     def output(
         self, tenant: str, model: str, *, most_of_others: int | None = None
@@ -131,8 +135,9 @@ class Experience:
             del self._known[next(iter(self._known))]
 
     def _of_tenant_then_model(self, tenant: str, model: str) -> Iterator[Learned]:
-        yield self._of(Cohort(tenant, model))
-        yield self._of(Cohort("", model))
+        of_tenant, _, of_all = cohorts(tenant, model)
+        yield self._of(of_tenant)
+        yield self._of(of_all)
 
     def _of(self, cohort: Cohort) -> Learned:
         if len(self._asked) < self._most:
@@ -141,5 +146,6 @@ class Experience:
         if learned is None:
             if len(self._wishes) < self._most:
                 self._wishes[cohort] = None
+                self.wished()
             return _NOTHING
         return learned

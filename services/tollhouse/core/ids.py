@@ -1,5 +1,6 @@
 """Exchange ids: UUID version 7 (RFC 9562 §5.7), made by us, never by a client."""
 
+from functools import lru_cache
 from typing import NewType
 
 ExchangeId = NewType("ExchangeId", str)
@@ -18,6 +19,7 @@ def exchange_id(unix_ms: int, entropy: bytes) -> ExchangeId:
     )
 
 
+@lru_cache(maxsize=256)  # asked of the same id several times in a row
 def created_ms(id_: str) -> int:
     """Unix milliseconds an id was made at. Raises ValueError for other text."""
     if len(id_) != _LENGTH or id_[14] != "7":

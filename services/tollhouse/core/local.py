@@ -28,6 +28,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
@@ -83,10 +84,12 @@ class LocalLimits:
         side = None if isinstance(verdict, Granted) else verdict.limit.scope.is_fleet
         created = created_ms(reservation.exchange_id)
         facts, known = reservation.facts, self._known
-        for limit, level in zip(reservation.limits, verdict.levels, strict=True):
+        names = _names(
+            reservation.limits, facts.tenant, facts.key_id, facts.served_model
+        )
+        for (name, is_fleet), level in zip(names, verdict.levels, strict=True):
             # Of a refusal only the side that refused was looked at for sure.
-            if side is None or side is limit.scope.is_fleet:
-                name = _name(limit, facts)
+            if side is None or side is is_fleet:
                 known[name] = _Seen(level, now_ms, created)
                 known.move_to_end(name)
         self._forget()
@@ -126,7 +129,8 @@ class LocalLimits:
     def _copy(
         self, limit: Limit, reservation: Reservation, now_ms: int, at_ms: int
     ) -> "_Copy":
-        name = _name(limit, reservation.facts)
+        facts = reservation.facts
+        name = _name(limit, facts.tenant, facts.key_id, facts.served_model)
         known = self._known.get(name)
         if known is None or isinstance(known, _Seen):
             lasts_ms = reservation.typical.duration_ms or self._lease_ms
@@ -144,16 +148,26 @@ class LocalLimits:
             self._known.popitem(last=False)
 
 
-def _name(limit: Limit, facts: Facts) -> str:
+@lru_cache(maxsize=8192)
+def _names(
+    limits: tuple[Limit, ...], tenant: str, key_id: str, model: str
+) -> tuple[tuple[str, bool], ...]:
+    """Of each limit, and whether it is the fleet's."""
+    return tuple(
+        (_name(limit, tenant, key_id, model), limit.scope.is_fleet) for limit in limits
+    )
+
+
+def _name(limit: Limit, tenant: str, key_id: str, model: str) -> str:
     match limit.scope:
         case Scope.KEY:
-            return f"{limit.measure:d}k{facts.key_id}"
+            return f"{limit.measure:d}k{key_id}"
         case Scope.TENANT:
-            return f"{limit.measure:d}t{facts.tenant}"
+            return f"{limit.measure:d}t{tenant}"
         case Scope.TENANT_MODEL:
-            return f"{limit.measure:d}x{facts.tenant}:{facts.served_model}"
+            return f"{limit.measure:d}x{tenant}:{model}"
         case Scope.MODEL:
-            return f"{limit.measure:d}m{facts.served_model}"
+            return f"{limit.measure:d}m{model}"
         case _:
             return f"{limit.measure:d}g"
 

@@ -13,6 +13,7 @@ import structlog
 
 from tollhouse.adapters import conventions
 from tollhouse.adapters.exchange_metrics import ExchangeMetrics, attributes
+from tollhouse.adapters.logs import Together
 from tollhouse.adapters.tracing import Kind, Span, Tracing, Value
 from tollhouse.core.ending import Ending, Outcome
 from tollhouse.core.exchange import Settlement
@@ -45,15 +46,20 @@ class Endings:
     def tell(self, endings: Iterable[Ending], started_ns: int, ended_ns: int) -> None:
         """Tell of these; raises nothing. Times are of the trip that settled them."""
         now, slow_seconds = self._clock(), self._slow_seconds()
+        lines = Together()
         for it in endings:
             try:
                 if it.settlement is None and _is_old(it.line, now):
                     continue
-                _log.info("exchange.ended", **_facts(it))
+                lines.info("exchange.ended", _facts(it))
                 self._metrics.ended(it)
                 self._trace(it, slow_seconds, started_ns, ended_ns)
             except Exception:  # noqa: BLE001 - the boundary: settling goes on without us
                 _log.exception("telling.failed", exchange_id=it.exchange_id)
+        try:
+            lines.write()
+        except Exception:  # noqa: BLE001 - likewise
+            _log.exception("telling.failed")
 
     def _trace(
         self, it: Ending, slow_seconds: float, started_ns: int, ended_ns: int

@@ -15,6 +15,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from tests import examples
 from tests.redis_process import running_redis
 from tollhouse.adapters.ledger import LedgerReader
+from tollhouse.adapters.meter_provider import with_histograms
 from tollhouse.adapters.metrics import Metrics
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.experience import Lessons, Refresher
@@ -78,7 +79,8 @@ class Measured:
             return {}
         return {
             metric.name: list(metric.data.data_points)
-            for metric in told.resource_metrics[0].scope_metrics[0].metrics
+            for scope in with_histograms(told).resource_metrics[0].scope_metrics
+            for metric in scope.metrics
         }
 
 

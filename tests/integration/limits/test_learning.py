@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests import examples
 from tests.redis_process import running_redis
+from tollhouse.adapters.redis import experience as refresher_module
 from tollhouse.adapters.redis import shards
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.experience import KEPT_MS, Lessons, Refresher
@@ -25,12 +26,13 @@ from tollhouse.core.histogram import EDGES, Histogram, bin_of
 from tollhouse.core.ids import exchange_id
 from tollhouse.core.lesson import Lesson
 from tollhouse.core.limits import Limit, Measure, Scope
+from tollhouse.core.problems import Unavailable
 from tollhouse.core.request import parse
 from tollhouse.core.reservation import Granted, Reservation
 
 MODEL = examples.model(weights=Weights(1, 0, 1))
 COHORTS = [Cohort("acme", "m"), Cohort("acme", ""), Cohort("", "m")]
-SOON = 5.0
+SOON = 30.0
 
 
 def taught(output=32, *, tenant="acme", is_cut=False, duration_ms=900, **ratios):
@@ -235,6 +237,35 @@ async def test_what_is_known_is_kept_fresh(redis):
         await within(SOON, lambda: experience.output("acme", "m") == upper_edge(32))
         await Lessons(redis).teach([taught(500)] * 50)
         await within(SOON, lambda: experience.output("acme", "m") == upper_edge(500))
+
+
+class Failing:
+    """A Redis whose first call fails."""
+
+    def __init__(self, redis):
+        self._redis = redis
+        self.calls = 0
+
+    async def call_many(self, commands, **options):
+        self.calls += 1
+        if self.calls == 1:
+            raise Unavailable("away")
+        return await self._redis.call_many(commands, **options)
+
+
+async def test_what_nobody_knows_is_read_when_it_is_asked_for(redis, monkeypatch):
+    """Also where Redis was away at first; while nobody asks nothing is read."""
+    monkeypatch.setattr(refresher_module, "REFRESH_SECONDS", 3600.0)
+    await Lessons(redis).teach([taught(32)] * 50)
+    experience, failing = Experience(), Failing(redis)
+
+    async with refreshing(failing, experience):
+        await asyncio.sleep(2 * refresher_module.LOOK_SECONDS)  # the first round
+        unasked = failing.calls
+        experience.output("acme", "m")
+        await within(SOON, lambda: experience.output("acme", "m") == upper_edge(32))
+
+    assert (0, 2) == (unasked, failing.calls)
 
 
 async def test_while_redis_is_away_what_is_known_stays():

@@ -407,14 +407,27 @@ class Writer:
             self.path.rename(self.path.with_name(f"{self.path.name}.{self.renamed}"))
 
 
+class Past:
+    """Puts the changes of a folder long ago, each at a time of its own."""
+
+    def __init__(self, folder):
+        self._folder = folder
+        self._ns = 0
+
+    def age(self):
+        if self._folder.stat().st_mtime_ns != self._ns:
+            self._ns += 1_000_000_000
+            os.utime(self._folder, ns=(self._ns, self._ns))
+
+
 STEPS = ["write", "write_half", "rename", "reopen", "read", "commit", "die"]
 
 
-@given(st.lists(st.sampled_from(STEPS), max_size=30))
-def test_no_order_of_renaming_and_dying_loses_a_line(tmp_path_factory, steps):
+@given(st.lists(st.sampled_from(STEPS), max_size=30), st.booleans())
+def test_no_order_of_renaming_and_dying_loses_a_line(tmp_path_factory, steps, is_old):
     """Each line is read; twice only by a successor of one that had not committed."""
     path = tmp_path_factory.mktemp("steps") / "ledger.jsonl"
-    writer = Writer(path)
+    writer, past = Writer(path), Past(path.parent)
     kept: dict[int, Position | None] = {}
     got = []
     reader = LedgerReader(path)
@@ -433,6 +446,8 @@ def test_no_order_of_renaming_and_dying_loses_a_line(tmp_path_factory, steps):
             )
         else:
             getattr(writer, step)()
+        if is_old:
+            past.age()
     writer.reopen()
     got += drained(reader)
     reader.close()
@@ -441,6 +456,52 @@ def test_no_order_of_renaming_and_dying_loses_a_line(tmp_path_factory, steps):
     assert set(writer.written) == set(got)
     if "die" not in steps:
         assert len(writer.written) == len(got)
+
+
+@pytest.fixture
+def followed(reader, path):
+    """The one file of a folder that has not changed for long, read to its end."""
+    append(path, b"{1}\n")
+    Past(path.parent).age()
+
+    assert [[b"{1}"], []] == [reader.read(), reader.read()]
+
+
+@pytest.mark.usefixtures("followed")
+def test_a_folder_that_has_not_changed_is_not_scanned(reader, path):
+    """Twenty times a second that would be most of what an idle worker does."""
+    unchanged = path.parent.stat().st_mtime_ns
+    append(path.with_name(f"{path.name}-note"), b"{2}\n")
+    os.utime(path.parent, ns=(unchanged, unchanged))
+    unseen = reader.read()
+    os.utime(path.parent, ns=(0, 0))
+
+    assert ([], [b"{2}"]) == (unseen, reader.read())
+
+
+@pytest.mark.usefixtures("followed")
+def test_what_comes_to_a_folder_is_seen_at_once(reader, path):
+    append(path, b"{2}\n")
+    first = reader.read()
+    append(path.with_name(f"{path.name}-note"), b"{3}\n")
+
+    assert ([b"{2}"], [b"{3}"]) == (first, reader.read())
+
+
+def test_another_file_behind_a_link_is_seen_at_once(tmp_path):
+    """Its folder may be the one that changes, not the link's."""
+    (place := tmp_path / "place").mkdir()
+    (files := tmp_path / "files").mkdir()
+    append(files / "ledger", b"{1}\n")
+    (link := place / "ledger.jsonl").symlink_to(files / "ledger")
+    Past(place).age()
+    with LedgerReader(link) as reader:
+        Past(place).age()
+        first = [reader.read(), reader.read()]
+        (files / "ledger").rename(files / "old")
+        append(files / "ledger", b"{2}\n")
+
+        assert [[b"{1}"], [], [b"{2}"]] == [*first, reader.read()]
 
 
 def test_a_file_is_finished_when_all_of_it_is_committed(reader, path):

@@ -190,3 +190,60 @@ def test_unknown_level() -> None:
     """A mistyped level is refused, not ignored."""
     with pytest.raises(ValueError, match="none of debug"):
         logs.configure("authz", "loud")
+
+
+def told_together(*events):
+    together = logs.Together()
+    for event, facts in events:
+        together.info(event, facts)
+    together.write()
+
+
+def test_together_events_are_as_a_loggers(lines):
+    """Keys in the same order, secrets out, what is bound to the context in."""
+    facts = {"tenant": "acme", "note": KEY, "key_id": KEY_ID, "seconds": 0.5}
+    with structlog.contextvars.bound_contextvars(exchange_id="x"):
+        structlog.get_logger().info("exchange.ended", **facts)
+        told_together(("exchange.ended", facts), ("key.created", {"note": None}))
+
+    alone, *together = [{**line, "at": ""} for line in lines()]
+    of_key = {
+        "at": "",
+        "event": "key.created",
+        "note": None,
+        "exchange_id": "x",
+        "level": "info",
+        "service": "authz",
+    }
+    assert [list(alone.items()), list(of_key.items())] == [
+        list(line.items()) for line in together
+    ]
+
+
+def test_together_events_are_written_once(lines):
+    together = logs.Together()
+    together.info("exchange.ended", {})
+    before = lines()
+    together.write()
+    together.write()
+
+    assert (0, 1) == (len(before), len(lines()))
+
+
+@pytest.mark.usefixtures("lines")  # which puts the logging back
+def test_together_events_keep_to_the_level():
+    out = io.StringIO()
+    logs.configure("authz", "warning", stream=out)
+    told_together(("exchange.ended", {}))
+
+    assert not out.getvalue()
+
+
+def test_a_word_met_before_hides_no_secret(lines):
+    """What is plain under one name is not under another."""
+    for _ in range(2):
+        structlog.get_logger().info("a.b", flavour="vanilla", password="vanilla")
+
+    assert [("vanilla", "[redacted]")] * 2 == [
+        (line["flavour"], line["password"]) for line in lines()
+    ]

@@ -6,6 +6,7 @@ up to 2 KB, and goes after 30 days in which nobody taught it anything.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 
 from tollhouse.adapters.redis import shards
@@ -25,7 +26,7 @@ from tollhouse.core.problems import Unavailable
 
 KEPT_MS = 30 * 24 * 3_600_000
 LOOK_SECONDS = 0.05
-"""How soon somebody looks whether a cohort was asked for that nobody knows."""
+"""How soon a cohort is read that was asked for and nobody knows, with others."""
 REFRESH_SECONDS = 2.0
 """How old may be what is known of a cohort that is asked for."""
 COHORTS_AT_ONCE = 256
@@ -96,13 +97,19 @@ class Refresher:
     def __init__(self, redis: Redis, experience: Experience) -> None:
         self._redis = redis
         self._experience = experience
+        self._is_wished = asyncio.Event()
+        experience.wished = self._is_wished.set
 
     async def run(self) -> None:
         """Refresh until cancelled; while Redis is away what is known stays."""
         clock = asyncio.get_running_loop().time
         due = clock()
         while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    await self._is_wished.wait()
             await asyncio.sleep(LOOK_SECONDS)
+            self._is_wished.clear()
             wanted = self._experience.wishes
             if clock() >= due:
                 wanted = self._experience.asked
@@ -110,7 +117,7 @@ class Refresher:
             try:
                 await self.refresh(wanted)
             except Unavailable:
-                # Whoever needs Redis for more says so; the wishes are still there.
+                # Whoever needs Redis for more says so, and who asks again wishes again.
                 continue
 
     async def refresh(self, wanted: Sequence[Cohort]) -> None:
