@@ -9,6 +9,11 @@ import redis
 from xdist.scheduler import LoadFileScheduling
 
 from tests.redis_process import RedisServer, running_redis
+from tests.timed import (  # noqa: F401  # hooks
+    pytest_configure,
+    pytest_runtest_protocol,
+    pytest_terminal_summary,
+)
 from tests.trace_receiver import TraceReceiver
 
 
@@ -16,6 +21,7 @@ class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist has no type
     """Hands each file out whole, and end-to-end tests in two parts.
 
     No two tests with a whole stack run at once; those of the edge alone bear company.
+    Both begin, and the files of short tests come last: they fill what is left.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -27,6 +33,7 @@ class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist has no type
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
     """Say who of several workers gets which test."""
+    config.option.loadscopereorder = False  # the order of the folders is the right one
     return Scheduling(config, log)
 
 

@@ -18,8 +18,8 @@ import redis
 
 from tollhouse.adapters.redis.cluster import SLOTS
 
-_START_SECONDS = 10.0
-_CLUSTER_SECONDS = 20.0
+_START_SECONDS = 60.0
+_CLUSTER_SECONDS = 60.0
 _ENDS = [SLOTS * third // 3 for third in range(4)]
 """Where the slots of one master end and the next one's begin."""
 
@@ -216,7 +216,7 @@ def _wait_for(server: RedisServer) -> None:
             contextlib.suppress(OSError),
             socket.socket(socket.AF_UNIX) as connection,
         ):
-            connection.settimeout(1.0)
+            connection.settimeout(5.0)
             connection.connect(str(server.socket_path))
             connection.sendall(b"PING\r\n")
             # One with users wants to know who asks, and answers so much.

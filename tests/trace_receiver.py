@@ -65,7 +65,7 @@ class TraceReceiver(trace_grpc.TraceServiceServicer):
         """Those of this name that came so far."""
         return [it for it in self.spans if it.name == name]
 
-    def wait_for(self, name: str, count: int = 1, *, seconds: float = 10) -> None:
+    def wait_for(self, name: str, count: int = 1, *, seconds: float = 30) -> None:
         """Block until so many of this name have come; raises TimeoutError."""
         with self._came:
             if not self._came.wait_for(

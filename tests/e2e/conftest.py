@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.running_stack import RunningStack, running_stack, short_folder
+from tests.timed import attempt
 
 
 @pytest.fixture(scope="session")
@@ -19,10 +20,12 @@ def stack() -> Iterator[RunningStack]:
 
 
 @pytest.fixture
-def make_key(stack):
+def make_key(stack, request):
     """Make a tenant on a plan, with a key."""
 
     def make(tenant: str, plan: str) -> str:
+        if again := attempt(request.node):
+            tenant = f"{tenant}-{again}"
         stack.run("tenants", "create", tenant, "--plan", plan)
         created = stack.run("keys", "create", "--tenant", tenant, "--json")
         key: str = json.loads(created)["key"]

@@ -18,11 +18,12 @@ import pytest
 import redis
 import yaml
 
+from tests.command import tollhouse
 from tests.stack_redis import open_redis, operator_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLLHOUSE = [sys.executable, "-P", "-m", "tollhouse.cli"]
-READY_SECONDS = 60.0
+READY_SECONDS = 90.0
 STOP_SECONDS = 10.0
 """What `up` promises."""
 
@@ -68,12 +69,7 @@ class RunningStack:
 
     def run(self, *command: str) -> str:
         """Run `tollhouse COMMAND` against this stack; return its output."""
-        done = subprocess.run(
-            [*TOLLHOUSE, *command, "--state-dir", str(self.state_dir)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = tollhouse(*command, "--state-dir", self.state_dir)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -136,7 +132,7 @@ def running_stack(
     finally:
         process.terminate()
         try:
-            process.wait(STOP_SECONDS + 2)
+            process.wait(4 * STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -177,7 +177,7 @@ def running_stand_in(**about: Any) -> Iterator[StandIn]:
     thread = threading.Thread(target=lambda: loop.run_until_complete(run()))
     thread.start()
     try:
-        assert started.wait(10)
+        assert started.wait(30)
         yield stand_in
     finally:
         loop.call_soon_threadsafe(stop.set)

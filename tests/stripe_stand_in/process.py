@@ -12,7 +12,7 @@ from typing import Any
 from tests.stripe_stand_in.stand_in import StandIn
 
 _ROOT = Path(__file__).parents[2]
-_START_SECONDS = 15.0
+_START_SECONDS = 60.0
 
 
 class StandInProcess:
@@ -111,6 +111,6 @@ class StandInProcess:
     def _control(self, verb: str, body: dict[str, Any] | None) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
         url = f"{self.url}/_stand_in/{verb}"
-        with urllib.request.urlopen(url, data, timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(url, data, timeout=30) as answer:  # noqa: S310
             result: dict[str, Any] = json.load(answer)
         return result

@@ -86,7 +86,7 @@ class Reports:
     async def _deliver(self, url: str, event: Object) -> None:
         thin = {name: event[name] for name in _THIN}
         body = json.dumps({**thin, "related_object": event["related_object"]})
-        async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=30.0, trust_env=False) as client:
             for attempt in range(_TRIES):
                 headers = {
                     "Content-Type": "application/json",

@@ -29,7 +29,8 @@ bounds how many long prompts a tenant sends, and Envoy would give up on everybod
 class Tokenizers:
     """The tokenizers of the models that have one."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._patience_seconds = patience_seconds
         self._of: dict[str, Tokenizer] = {}
         self._turns = asyncio.Semaphore(THREADS)
         self._under_way: dict[asyncio.Task[int], int] = {}
@@ -69,7 +70,7 @@ class Tokenizers:
         # A thread can't be stopped: it keeps its turn and its bytes until it is done.
         self._under_way[counting] = takes
         counting.add_done_callback(self._under_way.pop)
-        await asyncio.wait([counting], timeout=PATIENCE_SECONDS)
+        await asyncio.wait([counting], timeout=self._patience_seconds)
         return counting.result() if counting.done() else None
 
     async def _count_in_turn(

@@ -111,7 +111,7 @@ class Client:
         self._http = httpx.Client(
             base_url=stack.base_url,
             headers={"authorization": f"Bearer {key}"},
-            timeout=20,
+            timeout=60,
         )
 
     def ask(self, operation: str, body: Any) -> httpx.Response:

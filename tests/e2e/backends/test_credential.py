@@ -34,13 +34,13 @@ def test_a_replaced_key_counts_without_a_restart(stack, client, stand_in, key_fi
     try:
         assert ask_once().status_code == 502
         replace(NEXT)
-        wait_until(lambda: ask_once().status_code == 200, 5)
+        wait_until(lambda: ask_once().status_code == 200, 30)
         assert ask_once().status_code == 200
         assert stand_in.received[-1].headers["authorization"] == f"Bearer {NEXT}"
     finally:
         stand_in.key = KEY
         replace(KEY)
-    wait_until(lambda: ask_once().status_code == 200, 5)
+    wait_until(lambda: ask_once().status_code == 200, 30)
     assert stack.pids == pids
 
 

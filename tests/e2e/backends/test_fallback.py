@@ -29,7 +29,7 @@ from tollhouse.cli.bootstrap import Edge, render_bootstrap
 from tollhouse.core.usage import decode_facts
 
 _ENVOY = Path(__file__).parents[3] / "envoy"
-_SEEN_SECONDS = 15.0
+_SEEN_SECONDS = 60.0
 """Two failed checks 2 s apart, extproc's look each second, and a busy machine."""
 _MODEL = {
     "provider": "openai",
@@ -58,7 +58,7 @@ class Rig:
 
     async def ask(self, **more: Any) -> httpx.Response:
         body = {"model": "big", "messages": [{"role": "user", "content": "hi"}]}
-        async with httpx.AsyncClient(timeout=10) as client:
+        async with httpx.AsyncClient(timeout=30) as client:
             return await client.post(
                 self.url + PATHS["chat"],
                 json=body | more,
@@ -77,7 +77,7 @@ class Rig:
         raise AssertionError(f"{model} did not serve within {_SEEN_SECONDS} s")
 
     async def facts(self, exchange_id: str) -> Any:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 for line in self.ledger.read_text().splitlines():
                     entry = json.loads(line)
@@ -176,12 +176,12 @@ async def _until_started(log: Path) -> None:
     def has_started() -> bool:
         return "server.started" in log.read_text()
 
-    await asyncio.to_thread(wait_until, has_started, 20)
+    await asyncio.to_thread(wait_until, has_started, 60)
     assert has_started(), await asyncio.to_thread(log.read_text)
 
 
 async def _until_ready(url: str) -> None:
-    async with asyncio.timeout(20), httpx.AsyncClient() as client:
+    async with asyncio.timeout(60), httpx.AsyncClient() as client:
         while True:
             with contextlib.suppress(httpx.TransportError):
                 if (await client.get(url)).status_code == 200:

@@ -73,7 +73,7 @@ def settled(stack: Any, *answers: Answer) -> list[Settlement]:
         ended = settlements(stack.state_dir, "roomy")
         return [ended[it.exchange_id] for it in answers if it.exchange_id in ended]
 
-    within(10, lambda: len(found()) == len(answers))
+    within(30, lambda: len(found()) == len(answers))
     return found()
 
 

@@ -95,7 +95,7 @@ def run(stack, folder) -> Callable[..., Ran]:
             },
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=100,
             check=False,
         )
         assert 0 == done.returncode, done.stdout + done.stderr
@@ -104,7 +104,7 @@ def run(stack, folder) -> Callable[..., Ran]:
             ended = settlements(stack.state_dir, tenant)
             return {id_: ended[id_] for id_ in ended.keys() - before}
 
-        within(5, lambda: len(found()) >= exchanges)
+        within(30, lambda: len(found()) >= exchanges)
         return Ran(done.stdout + done.stderr, list(found().values()))
 
     return run

@@ -25,7 +25,7 @@ from tests.e2e.running_stack import wait_until
 from tollhouse.cli.places import envoy_binary
 from tollhouse.cli.ports import free_ports
 
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 SECRETS = "/etc/tollhouse/secrets"
 
 
@@ -186,7 +186,7 @@ def serves(port: int) -> bool:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
         with contextlib.suppress(grpc.RpcError):
-            answer = health.Check(health_pb2.HealthCheckRequest(), timeout=2)
+            answer = health.Check(health_pb2.HealthCheckRequest(), timeout=10)
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
     return False
 

@@ -46,7 +46,7 @@ class Edge:
             http1=not http2,
             http2=http2,
             headers={"authorization": KEY, "content-type": "application/json"},
-            timeout=10,
+            timeout=30,
         )
 
     def lines(self) -> list[dict[str, Any]]:
@@ -60,7 +60,7 @@ class Edge:
 
     async def ended(self, value: str, field: str = "exchange") -> dict[str, Any]:
         """Return the end line with this value in a field, as soon as it is there."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 for line in self.lines():
                     if line[field] == value and line["type"] == "DownstreamEnd":
@@ -163,7 +163,7 @@ async def start_envoy(folder: Path) -> asyncio.subprocess.Process:
 
 
 async def _until_ready(edge: Edge) -> None:
-    async with asyncio.timeout(20), edge.client() as client:
+    async with asyncio.timeout(60), edge.client() as client:
         while edge.process.returncode is None:
             with contextlib.suppress(httpx.TransportError):
                 if (await client.get("/healthz")).status_code == 200:

@@ -63,6 +63,7 @@ async def ask(edge, client):
     return await client.post(CHAT, content=BODY, headers=headers)
 
 
+@pytest.mark.timed
 async def test_a_stream_ends_and_requests_are_served(edge):
     """Ready at first; then each answer asks the client to leave."""
     async with edge.client() as client, streaming(edge, client, 3.5) as pieces:

@@ -65,7 +65,7 @@ async def test_hoarded_bodies(small_edge):
     script = small_edge.backend.script(answer(b"{}"))
     hoards = [asyncio.create_task(_hoard(small_edge)) for _ in range(_CONNECTIONS)]
 
-    await asyncio.wait_for(asyncio.gather(*hoards), 10)
+    await asyncio.wait_for(asyncio.gather(*hoards), 60)
 
     largest = small_edge.rss()  # Envoy gives pages back slowly
     async with small_edge.client() as client:

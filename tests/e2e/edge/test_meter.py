@@ -73,6 +73,7 @@ async def test_any_chunking(edge, strip, http2):
         assert _without_times(line) == f"{_USAGE},DF,0"
 
 
+@pytest.mark.timed
 async def test_times(edge):
     """First and last time are those of the events with text."""
     steps: list[Step] = [CHUNKED_SSE]
@@ -137,6 +138,7 @@ async def test_upstream_reset(edge):
     assert line["flags"] in {"UC", "UPE", "UR"}
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("commented", [False, True])
 @pytest.mark.parametrize("http2", [False, True])
 async def test_client_leaves(edge, http2, commented):
@@ -170,7 +172,7 @@ async def test_client_leaves(edge, http2, commented):
         assert (contents, output) == (events, events if commented else "-")
         assert "F" not in line["meter"].split(",")[-2]
         assert line["details"].startswith("downstream")
-        await asyncio.wait_for(edge.backend.gone.wait(), 1)
+        await asyncio.wait_for(edge.backend.gone.wait(), 30)
 
 
 @pytest.mark.parametrize("size", [200, 3_000_000])

@@ -22,7 +22,7 @@ from tollhouse.core.problems import ProtocolError
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 _CHAT = "/v1/chat/completions"
-SOON = 10.0
+SOON = 30.0
 LARGEST_BYTES = 10_000
 """Less than 25 lines."""
 

@@ -50,7 +50,7 @@ class Traced:
 
     async def trace(self, id_: str, number: int) -> dict[str, Span]:
         """Return so many spans of a trace by their names, as soon as they came."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 found = {it.name: it for it in self.spans() if it.trace_id.hex() == id_}
                 if len(found) >= number:
@@ -103,7 +103,7 @@ async def _post(edge: Edge, path: str = CHAT, **headers: str) -> httpx.Response:
 
 
 async def _until_counted(edge: Edge, name: str) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not await edge.counter(name):  # noqa: ASYNC110 - Envoy tells nobody
             await asyncio.sleep(0.02)
 

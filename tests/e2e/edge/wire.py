@@ -28,7 +28,7 @@ async def exchange(edge: Edge, *pieces: bytes, answers: int = 1) -> bytes:
     except ConnectionError:
         pass  # answered before all was sent
     try:
-        return await asyncio.wait_for(received, 10)
+        return await asyncio.wait_for(received, 30)
     finally:
         writer.close()
 
@@ -81,7 +81,7 @@ async def upload_http2(edge: Edge, size: int, *, declared: bool = False) -> int:
         headers.append(("content-length", str(size)))
     connection.send_headers(1, headers)
     status, ended, left = 0, False, size
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not ended:
             while left and (window := connection.local_flow_control_window(1)):
                 length = min(window, connection.max_outbound_frame_size, left)

@@ -26,7 +26,7 @@ FAST = engine.EngineParameters(
     faults=True,
 )
 NARROW = dataclasses.replace(FAST, ttft_ms=1500, itl_ms=20, max_num_seqs=1)
-START_SECONDS = 30
+START_SECONDS = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Triton:
 
     def truths(self, exchange: str, *, count: int = 1) -> list[dict[str, Any]]:
         """Wait for the engine's lines about one exchange, in order of id."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while True:
             lines = [json.loads(line) for line in self.truth.read_text().splitlines()]
             found = [line for line in lines if line["id"].split("#")[0] == exchange]
@@ -158,7 +158,7 @@ def running_frontend(
             assert time.monotonic() < deadline, log.read_text()[-3000:]
             time.sleep(0.05)
         transport = httpx.HTTPTransport(uds=path)
-        with httpx.Client(transport=transport, base_url=url, timeout=5) as client:
+        with httpx.Client(transport=transport, base_url=url, timeout=30) as client:
             while client.get("/healthz").status_code != httpx.codes.OK:
                 assert time.monotonic() < deadline, log.read_text()[-3000:]
                 time.sleep(0.05)
@@ -171,7 +171,7 @@ def running_frontend(
 def _is_loaded(ports: engine.EnginePorts, model: str) -> bool:
     url = f"http://127.0.0.1:{ports.http}/v2/models/{model}/ready"
     try:
-        return httpx.get(url, timeout=1).status_code == httpx.codes.OK
+        return httpx.get(url, timeout=5).status_code == httpx.codes.OK
     except httpx.TransportError:
         return False
 

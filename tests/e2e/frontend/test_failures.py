@@ -106,6 +106,7 @@ def fragile(
     )
 
 
+@pytest.mark.timed
 async def test_killed_triton(tmp_path: Path, fragile):
     """Its streams end visibly; then 503, not ready, and back within two seconds."""
     (tmp_path / "fe").mkdir()
@@ -118,7 +119,7 @@ async def test_killed_triton(tmp_path: Path, fragile):
                 )
                 await asyncio.sleep(0.5)
                 os.killpg(triton.process.pid, signal.SIGKILL)
-                events = await asyncio.wait_for(reading, 5)
+                events = await asyncio.wait_for(reading, 30)
                 away = await client.post(CHAT, json=chat(max_tokens=2))
                 health = await client.get("/healthz")
                 with fragile():
@@ -164,11 +165,12 @@ async def test_killed_server_takes_its_model_along(tmp_path: Path, fragile):
                 await asyncio.sleep(0.5)
                 triton.process.kill()
                 await asyncio.gather(*readings)
-        gone, _ = await asyncio.to_thread(psutil.wait_procs, [stub], 8)
+        gone, _ = await asyncio.to_thread(psutil.wait_procs, [stub], 30)
 
     assert gone == [stub]
 
 
+@pytest.mark.timed
 async def test_drain_finishes_streams(tmp_path: Path, triton: Triton):
     """After SIGTERM a running stream gets its end, then the process exits with 0."""
     listen = f"unix:{tmp_path / 's'}"
@@ -185,7 +187,7 @@ async def test_drain_finishes_streams(tmp_path: Path, triton: Triton):
             await asyncio.sleep(0.3)
             frontend.process.send_signal(signal.SIGTERM)
             answer = await reading
-        status = await asyncio.to_thread(frontend.process.wait, 5)
+        status = await asyncio.to_thread(frontend.process.wait, 30)
 
     assert status == 0
     assert answer.usage["completion_tokens"] == 200
@@ -195,7 +197,7 @@ async def test_drain_finishes_streams(tmp_path: Path, triton: Triton):
 async def test_log_has_no_text(frontend: Frontend, client: httpx.AsyncClient):
     """One line per exchange with its counts; neither prompt nor completion."""
     answer = await stream(client, chat("an unmistakable prompt", max_tokens=30))
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 30
     while '"output_tokens":30' not in (log := frontend.log.read_text()):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
@@ -227,6 +229,6 @@ async def _eventually_ok(client: httpx.AsyncClient) -> float:
     """Return how many seconds it took until a request succeeded."""
     started = time.monotonic()
     while (await client.post(CHAT, json=chat(max_tokens=2))).status_code != 200:
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 30
         await asyncio.sleep(0.05)
     return time.monotonic() - started

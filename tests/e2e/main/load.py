@@ -41,8 +41,12 @@ async def one(
     max_tokens: int = 30,
     prompt: str = PROMPTS[0],
     model: str = "tiny-chat",
+    begun: asyncio.Event | None = None,
 ) -> Seen:
-    """Send one chat request and read it to its end, or leave after some events."""
+    """Send one chat request and read it to its end, or leave after some events.
+
+    `begun` is set when the answer begins.
+    """
     seen = Seen(stream)
     body = {
         "model": model,
@@ -54,6 +58,8 @@ async def one(
         async with client.stream("POST", "/chat/completions", json=body) as response:
             seen.status = response.status_code
             seen.exchange = response.headers.get("x-tollhouse-exchange")
+            if begun is not None:
+                begun.set()
             if response.status_code != httpx.codes.OK:
                 seen.end = "refused"
                 await response.aread()
@@ -105,8 +111,12 @@ async def mixed(
     seed: int,
     aborted: float = 0.2,
     max_tokens: Callable[[random.Random], int] = lambda chance: chance.randint(5, 60),
+    begun: asyncio.Event | None = None,
 ) -> list[Seen]:
-    """Send a fixed number of streams and non-streams, some of them left early."""
+    """Send a fixed number of streams and non-streams, some of them left early.
+
+    `begun` is set when the first answer begins.
+    """
     chance = random.Random(seed)
     places = asyncio.Semaphore(concurrent)
     timeout = httpx.Timeout(60.0, connect=5.0)
@@ -136,6 +146,7 @@ async def mixed(
                     else None,
                     max_tokens=tokens,
                     prompt=chance.choice(PROMPTS),
+                    begun=begun,
                 )
             )
         return await asyncio.gather(*tasks)

@@ -63,7 +63,7 @@ def test_who_leaves_pays_for_what_was_sent(stack, make_key, path):
         leave(stack, key, path, tenth * ANSWER // 10): tenth * ANSWER // 10
         for tenth in range(1, 10)
     }
-    books.within(5, lambda: len(books.settlements(stack.state_dir, tenant)) >= 9)
+    books.within(30, lambda: len(books.settlements(stack.state_dir, tenant)) >= 9)
     records, truth = (
         books.settlements(stack.state_dir, tenant),
         books.truth(stack.state_dir),

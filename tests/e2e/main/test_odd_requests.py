@@ -35,7 +35,7 @@ def test_http2_trailers_are_not_the_gateways_failure(stack):
     connection.send_data(1, json.dumps(CHAT).encode())
     connection.send_headers(1, [("x-checksum", "1")], end_stream=True)
     status = None
-    with socket.create_connection((edge.hostname, edge.port), timeout=10) as wire:
+    with socket.create_connection((edge.hostname, edge.port), timeout=30) as wire:
         while status is None:
             wire.sendall(connection.data_to_send())
             for event in connection.receive_data(wire.recv(65_536)):

@@ -17,6 +17,7 @@ import pytest
 from tests.e2e.main import books
 from tests.e2e.main.conftest import ENGINE
 from tests.e2e.running_stack import running_stack, short_folder, write_config
+from tests.timed import attempt
 
 AWAY_SECONDS = 8.0
 OPEN_SECONDS = 2.0
@@ -59,13 +60,22 @@ def stack():
 
 
 @pytest.fixture(scope="module")
-def seen(stack):
-    """What each plan's clients saw, and when Redis was away."""
-    keys = {
-        plan: json.loads(stack.run("keys", "create", "--tenant", plan, "--json"))["key"]
-        for plan in ("degrading", "denying")
-    }
-    return asyncio.run(_seen(stack, keys))
+def rounds():
+    """What was seen whenever Redis was away: once, if the machine does its part."""
+    return []
+
+
+@pytest.fixture
+def seen(stack, rounds, request):
+    """What each plan's clients saw, and when Redis was away; of this attempt."""
+    number = attempt(request.node)
+    if number == len(rounds):
+        keys = {
+            plan: stack.run("keys", "create", "--tenant", plan).strip()
+            for plan in ("degrading", "denying")
+        }
+        rounds.append(asyncio.run(_seen(stack, keys)))
+    return rounds[number]
 
 
 async def _seen(stack, keys):
@@ -119,6 +129,7 @@ async def _client(stack, api_key, done):
     return seen
 
 
+@pytest.mark.timed
 def test_degrading_plans_are_admitted_at_their_limit(seen):
     """Neither an open door nor a closed one, and never an error."""
     each, began, ended = seen
@@ -130,6 +141,7 @@ def test_degrading_plans_are_admitted_at_their_limit(seen):
     assert admitted >= 0.6 * PER_SECOND * AWAY_SECONDS
 
 
+@pytest.mark.timed
 def test_admission_is_quick_once_redis_is_left_alone(seen, capsys):
     each, began, ended = seen
     took = sorted(
@@ -144,6 +156,7 @@ def test_admission_is_quick_once_redis_is_left_alone(seen, capsys):
     assert p99 < MOST_P99_SECONDS
 
 
+@pytest.mark.timed
 def test_denying_plans_are_refused(seen):
     """At once, too; and admitted again when Redis is back."""
     each, began, ended = seen
@@ -156,12 +169,12 @@ def test_denying_plans_are_refused(seen):
     assert {200} == {it.status for it in each["denying"] if it.asked_at > ended + 3.0}
 
 
-def test_all_that_was_admitted_is_settled_once(stack, seen):
+def test_all_that_was_admitted_is_settled_once(stack, seen, rounds):
     """Usage rows, ledger and what the engine did agree, to the token."""
-    each, *_ = seen
-    books.rest(stack, 30.0)
+    books.rest(stack)
     truth = books.truth(stack.state_dir)
-    for plan, answers in each.items():
+    for plan in ("degrading", "denying"):
+        answers = [it for each, *_ in rounds for it in each[plan]]
         billed = books.settlements(stack.state_dir, plan)
         rows = books.usage(stack, plan)
         admitted = {it.exchange for it in answers if it.status == httpx.codes.OK}
@@ -176,7 +189,7 @@ def test_all_that_was_admitted_is_settled_once(stack, seen):
         ) == (rows["input_tokens"], rows["output_tokens"])
 
 
-def test_the_rung_is_told_when_it_changes_only(stack, seen):
+def test_the_rung_is_told_when_it_changes_only(stack, seen, rounds):
     """Not once per request."""
     told = Counter(
         entry["event"]
@@ -185,4 +198,5 @@ def test_the_rung_is_told_when_it_changes_only(stack, seen):
         if entry["event"].startswith("limits.")
     )
 
-    assert 2 <= told["limits.degraded"] == told["limits.restored"] <= 12
+    changes = told["limits.degraded"]
+    assert 2 <= changes == told["limits.restored"] <= 12 * len(rounds)

@@ -77,7 +77,7 @@ def _ask(stack: RunningStack) -> Asked:
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": 12,
     }
-    with httpx.Client(base_url=stack.base_url, timeout=20) as client:
+    with httpx.Client(base_url=stack.base_url, timeout=60) as client:
 
         def ask(key: str, body: object) -> httpx.Response:
             headers = {"authorization": f"Bearer {key}", "traceparent": OF_A_CLIENT}

@@ -8,7 +8,7 @@ import httpx
 
 from tests.e2e.running_stack import wait_until
 
-COME_SECONDS = 10.0
+COME_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from tests.e2e.telemetry.pages import Tree
 CHECK = "async envoy.service.auth.v3.Authorization.Check egress"
 PROCESS = "async envoy.service.ext_proc.v3.ExternalProcessor.Process egress"
 EXCHANGE = "chat tiny-chat"
-SHOWN_SECONDS = 20.0
+SHOWN_SECONDS = 40.0
 
 
 def chat(asked: Asked, trace_id: str) -> Tree:

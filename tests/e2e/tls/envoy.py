@@ -44,7 +44,7 @@ class Envoy:
 
     async def ask(self, key: str, **headers: str) -> httpx.Response:
         """Ask the model, without TLS."""
-        async with httpx.AsyncClient(timeout=15) as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             return await client.post(
                 f"http://127.0.0.1:{self.port}/v1/chat/completions",
                 json=QUESTION,
@@ -91,7 +91,7 @@ async def running_envoy(
 
 
 async def _until_ready(envoy: Envoy, process: asyncio.subprocess.Process) -> None:
-    async with asyncio.timeout(20), httpx.AsyncClient() as client:
+    async with asyncio.timeout(60), httpx.AsyncClient() as client:
         while process.returncode is None:
             with contextlib.suppress(httpx.TransportError):
                 url = f"http://127.0.0.1:{envoy.admin}/ready"

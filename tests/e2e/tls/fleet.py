@@ -16,7 +16,7 @@ from tests.e2e.tls.envoy import PROOF
 from tests.redis_process import running_redis
 
 EDGE, RELAY, OPERATOR = "envoy.test", "extproc.test", "operator.test"
-_START_SECONDS = 20.0
+_START_SECONDS = 60.0
 
 
 @dataclass

@@ -136,7 +136,7 @@ async def test_envoy_takes_up_a_renewed_certificate(fleet, backend, folder):
         replace(pair.certificate, renewed.certificate.read_bytes())
 
         answers = [503]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while answers[-1] != 200:
                 answers.append((await envoy.ask(key)).status_code)
         assert set(answers) == {200, 503}

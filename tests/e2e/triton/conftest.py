@@ -16,6 +16,7 @@ from tests.e2e.running_stack import (
     short_folder,
     write_config,
 )
+from tests.timed import attempt
 
 ROOMY = {"requests_per_minute": 1_000_000, "units_per_minute": 100_000_000}
 PLANS = {
@@ -68,10 +69,11 @@ def make_key(stack):
 
 @pytest.fixture
 def tenant(request) -> str:
-    """A tenant of the test's own."""
+    """A tenant of the test's own, and of this attempt."""
     module: str = request.module.__name__.rpartition("test_")[2]
     name = request.node.name.partition("[")[0].removeprefix("test_")
-    return f"{module}-{name}".replace("_", "-")[:60].rstrip("-")
+    name = f"{module}-{name}".replace("_", "-")[:60].rstrip("-")
+    return f"{name}-{again}" if (again := attempt(request.node)) else name
 
 
 @pytest_asyncio.fixture

@@ -21,5 +21,5 @@ def truth(stack) -> dict[str, list[dict[str, Any]]]:
 
 def settled(stack, tenant, count=1):
     """A tenant's settlements by exchange, once all are there."""
-    books.within(5, lambda: len(books.settlements(stack.state_dir, tenant)) >= count)
+    books.within(30, lambda: len(books.settlements(stack.state_dir, tenant)) >= count)
     return books.settlements(stack.state_dir, tenant)

@@ -52,7 +52,7 @@ def test_a_life(tmp_path):
             assert f"{part} was killed by SIGKILL; starting it again in" in stack.said
             assert all(map(is_gone, stubs))
         answer = chat(stack, max_tokens=5)
-        wait_until(lambda: used(stack) >= answer.usage.completion_tokens, 10)
+        wait_until(lambda: used(stack) >= answer.usage.completion_tokens, 30)
         before_restart = used(stack)
         assert before_restart == answer.usage.completion_tokens
 
@@ -75,7 +75,7 @@ def test_a_life(tmp_path):
         family = stack.processes()
         stack.process.kill()
         stack.process.wait()
-        wait_until(lambda: all(map(is_gone, family)), 3)
+        wait_until(lambda: all(map(is_gone, family)), 15)
 
         assert [] == [process for process in family if not is_gone(process)]
 
@@ -96,7 +96,7 @@ def test_a_start_can_be_given_up(tmp_path, number):
     command = [*TOLLHOUSE, "up", "--listen", "127.0.0.1:0", "--state-dir", state_dir]
     with output.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    wait_until(lambda: "redis" in output.read_text(), 20)
+    wait_until(lambda: "redis" in output.read_text(), 60)
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
 
@@ -155,13 +155,13 @@ def test_a_foreign_backend_is_metered_like_ours(tmp_path, foreign):
         answer = chat(stack)
 
         assert foreign == answer.choices[0].message.content
-        wait_until(lambda: used(stack) >= 3, 10)
+        wait_until(lambda: used(stack) >= 3, 30)
         assert used(stack) == 3
 
         # Asked twice, it does not wait for anything any more.
         family = stack.processes()
         stack.process.send_signal(signal.SIGINT)
-        wait_until(lambda: "stopping" in stack.said, 5)
+        wait_until(lambda: "stopping" in stack.said, 30)
         stack.process.send_signal(signal.SIGINT)
 
         assert stack.process.wait(STOP_SECONDS) == 0

@@ -52,7 +52,7 @@ def test_the_curl_line_works_when_pasted(stack):
         ["/bin/sh", "-c", curl_line(stack.said)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         env=minimal_environment(),
         check=True,
     )

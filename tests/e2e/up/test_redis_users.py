@@ -62,11 +62,11 @@ def test_each_part_may_do_its_work(stack):
     subprocess.run(
         ["/bin/sh", "-c", curl_line(stack.said)],
         capture_output=True,
-        timeout=30,
+        timeout=60,
         env=minimal_environment(),
         check=True,
     )
-    wait_until(lambda: json.loads(stack.run("usage", "--json")), 20)
+    wait_until(lambda: json.loads(stack.run("usage", "--json")), 60)
     for command in ALL_OF_IT:
         stack.run(*command)
 

@@ -174,7 +174,7 @@ def outbox_length(db: redis.Redis) -> int:
     return length
 
 
-def wait_until(condition: object, what: str, seconds: float = 15.0) -> None:
+def wait_until(condition: object, what: str, seconds: float = 60.0) -> None:
     """Return when `condition()` is true; fail when it takes too long."""
     deadline = time.monotonic() + seconds
     assert callable(condition)

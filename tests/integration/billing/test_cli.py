@@ -1,30 +1,21 @@
 """`tollhouse usage` as a user types it."""
 
 import json
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from tests.command import Done, tollhouse
 from tests.integration.billing.conftest import Aggregator
 from tests.integration.billing.records import HOUR_MS, Record
 from tollhouse.pb.tollhouse.usage.v1 import usage_pb2 as usage_pb
 from tollhouse.pb.tollhouse.usage.v1 import usage_pb2_grpc as usage_grpc
 
 
-def usage(
-    *arguments: str, state_dir: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    where = ("--state-dir", str(state_dir)) if state_dir else ()
-    return subprocess.run(
-        [sys.executable, "-m", "tollhouse.cli", "usage", *where, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=20,
-    )
+def usage(*arguments: str, state_dir: Path | None = None) -> Done:
+    where = ("--state-dir", state_dir) if state_dir else ()
+    return tollhouse("usage", *where, *arguments)
 
 
 @pytest.fixture

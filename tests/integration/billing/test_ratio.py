@@ -8,6 +8,7 @@ from tests.integration.billing.records import Record
 from tests.integration.stripe.parts import stripe_account
 from tests.stripe_stand_in.server import running_stand_in
 from tollhouse.adapters.billing_metrics import BillingMetrics
+from tollhouse.adapters.redis.billing_keys import BILLING_SHARDS
 from tollhouse.adapters.redis.chunks import Chunks
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.dedupe import Dedupe
@@ -56,7 +57,7 @@ async def test_a_busy_hour_is_a_few_hundred_calls(client: Redis):
     ingest = UsageIngest(windows, dedupe, metrics, cast("Any", None), Tracing())
     async with (
         running_stand_in() as stand_in,
-        stripe_account(stand_in, seconds=10) as account,
+        stripe_account(stand_in, seconds=60) as account,
     ):
         for tenant in TENANTS:
             stand_in.add_customer(f"cus_{tenant}")
@@ -81,7 +82,7 @@ async def test_a_busy_hour_is_a_few_hundred_calls(client: Redis):
             clock,
             metrics=metrics,
             tracing=Tracing(),
-            call_seconds=10,
+            call_seconds=60,
             longest_pause_seconds=1,
         )
 
@@ -104,8 +105,9 @@ async def test_a_busy_hour_is_a_few_hundred_calls(client: Redis):
         stand_in.clock.set(clock.now)
         await leadership.renew()
         while not await sealer.look():
-            pass
-        while await chunks.due(leadership.shards, clock(), 1):
+            await leadership.renew()
+        while await chunks.due(range(BILLING_SHARDS), clock(), 1):
+            await leadership.renew()
             await shipper.look()
             await shipper.rest()
 

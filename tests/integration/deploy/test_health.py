@@ -20,6 +20,7 @@ def port(free_port):
     return free_port()
 
 
+@pytest.mark.timed
 async def test_health_is_answered_beside_a_socket_and_says_when_it_drains(
     tmp_path, port
 ):
@@ -50,7 +51,7 @@ async def test_health_is_answered_beside_a_socket_and_says_when_it_drains(
     ):
         health = health_pb2_grpc.HealthStub(probe)
         elsewhere: Any = probe.unary_unary("/test.Slow/Wait")
-        serves = await health.Check(CHECK, wait_for_ready=True, timeout=5)
+        serves = await health.Check(CHECK, wait_for_ready=True, timeout=30)
         waiting: Any = client.unary_unary("/test.Slow/Wait")
         call = waiting(b"")
         await running.wait()
@@ -69,7 +70,7 @@ async def test_health_is_answered_beside_a_socket_and_says_when_it_drains(
 
 async def _drains(health):
     while True:
-        answer = await health.Check(CHECK, timeout=2)
+        answer = await health.Check(CHECK, timeout=30)
         if answer.status != SERVING:
             return answer
         await asyncio.sleep(0)

@@ -17,10 +17,12 @@ from tollhouse.adapters.envoy_drain import DrainError, drain_envoy
 from tollhouse.adapters.http_server import HttpServer, listening
 from tollhouse.extproc.drain import DrainEndpoint
 
+pytestmark = pytest.mark.timed
+
 STATS = "/stats?filter=%5Ehttp%5C.edge%5C.downstream_rq_%28active%7Ctotal%29%24"
 FAIL = "POST /healthcheck/fail"
 DRAIN = "POST /drain_listeners?graceful&skip_exit"
-SOON = 5.0
+SOON = 20.0
 
 
 @dataclass

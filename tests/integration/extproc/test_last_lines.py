@@ -16,7 +16,7 @@ from tollhouse.core.ids import exchange_id
 
 EXCHANGES = 300
 FACTS = examples.facts(tenant="acme")
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 
 
 def line(number):

@@ -54,7 +54,7 @@ def test_bad_start(tmp_path: Path, change, reason):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 

@@ -35,7 +35,7 @@ class Admin:
         """Stop it; its exit status and everything it printed."""
         self.channel.close()
         self.popen.terminate()
-        out, _ = self.popen.communicate(timeout=10)
+        out, _ = self.popen.communicate(timeout=60)
         return self.popen.returncode, out
 
 
@@ -43,7 +43,7 @@ def bearer(token: str = TOKEN) -> dict:
     """What goes with a call."""
     return {
         "metadata": (("authorization", f"Bearer {token}"),),
-        "timeout": 10,
+        "timeout": 30,
         "wait_for_ready": True,
     }
 
@@ -98,7 +98,7 @@ def running_admin(settings: dict) -> Iterator[Admin]:
     with grpc.insecure_channel(settings["TOLLHOUSE_LISTEN"]) as channel:
         try:
             health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=15, wait_for_ready=True
+                health_pb2.HealthCheckRequest(), timeout=60, wait_for_ready=True
             )
             yield Admin(popen, channel)
         finally:

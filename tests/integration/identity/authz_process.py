@@ -45,7 +45,7 @@ class Authz:
         ask = self.channel.unary_unary(
             CHECK, request_serializer=ext_authz.CheckRequest.SerializeToString
         )
-        return ask(request, timeout=5, wait_for_ready=True)
+        return ask(request, timeout=30, wait_for_ready=True)
 
     def check(
         self, key: str, path: str = CHAT, method: str = "POST"
@@ -73,7 +73,7 @@ class Authz:
         """Stop it; its exit status and everything it printed."""
         self.channel.close()
         self.popen.terminate()
-        out, _ = self.popen.communicate(timeout=10)
+        out, _ = self.popen.communicate(timeout=60)
         return self.popen.returncode, out
 
 
@@ -108,7 +108,7 @@ def running_authz(
     with grpc.insecure_channel(f"unix:{folder}/authz.sock") as channel:
         try:
             health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=15, wait_for_ready=True
+                health_pb2.HealthCheckRequest(), timeout=60, wait_for_ready=True
             )
             yield Authz(popen, channel)
         finally:

@@ -244,7 +244,7 @@ def key_file(folder: Path, content: bytes, name: str = "jwks.json") -> KeysAt:
 
 async def until(look: Callable[[], Awaitable[Any]], expected: Any) -> None:
     """Wait until there is to see what is expected."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (seen := await look()) != expected:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     assert seen == expected

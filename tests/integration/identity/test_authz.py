@@ -207,6 +207,7 @@ def test_same_for_every_path(authz: Authz, keyring: Keyring):
     assert authz.raw(None, MODELS, "GET") == authz.raw(None, "/nowhere", "GET")
 
 
+@pytest.mark.timed
 def test_revoked(authz: Authz, keyring: Keyring):
     """A key in use stops working within two seconds of its revocation."""
     key, record = keyring.create_key("acme")
@@ -218,6 +219,7 @@ def test_revoked(authz: Authz, keyring: Keyring):
     assert eventually(401, lambda: authz.status(key), within=2.3) < 2.3
 
 
+@pytest.mark.timed
 def test_overrides(authz: Authz, keyring: Keyring):
     """Left out while nothing differs; a change is there within two seconds."""
     key, record = keyring.create_key("acme")
@@ -238,6 +240,7 @@ def test_overrides(authz: Authz, keyring: Keyring):
     assert eventually("none", told, within=2.3) < 2.3
 
 
+@pytest.mark.timed
 def test_created_after_a_try(authz: Authz, redis_url, keyring: Keyring):
     """A key that was unknown works within five seconds, though nobody told of it."""
     key, record = keyring.create_key("acme")
@@ -250,6 +253,7 @@ def test_created_after_a_try(authz: Authz, redis_url, keyring: Keyring):
     eventually(200, lambda: authz.status(key), within=5)
 
 
+@pytest.mark.timed
 def test_suspended(authz: Authz, redis_url, keyring: Keyring):
     """A suspended tenant's keys are good, and forbidden; whoever did it, within 5 s."""
     key, _ = keyring.create_key("acme")
@@ -264,6 +268,7 @@ def test_suspended(authz: Authz, redis_url, keyring: Keyring):
     eventually(401, lambda: authz.status(key), within=5)
 
 
+@pytest.mark.timed
 def test_expires_while_remembered(authz: Authz, keyring: Keyring):
     """An expiry holds to the moment, also for a key that was just looked up."""
     expires_at = time.time() + 0.5
@@ -274,6 +279,7 @@ def test_expires_while_remembered(authz: Authz, keyring: Keyring):
     assert time.time() - expires_at < 0.3
 
 
+@pytest.mark.timed
 def test_unknown_keys_cost_little(authz: Authz, redis_url):
     """One look-up per unknown key and four seconds, however often it is tried."""
     with redis.Redis.from_url(redis_url) as client:
@@ -285,6 +291,7 @@ def test_unknown_keys_cost_little(authz: Authz, redis_url):
     assert after - before <= 2
 
 
+@pytest.mark.timed
 def test_redis_gone(folder: Path, pepper: Path, tmp_path: Path):
     """Redis killed: a known key goes on, an unknown one is a 503, all heals itself."""
     with running_redis(tmp_path, appendonly="yes") as server:
@@ -319,6 +326,7 @@ def test_redis_gone(folder: Path, pepper: Path, tmp_path: Path):
     assert events.count("redis.lost") == events.count("redis.returned") == 1
 
 
+@pytest.mark.timed
 def test_redis_hangs(pepper: Path, tmp_path: Path):
     """Redis stopped, not dead: known keys don't wait for it, unknown ones not long."""
     with running_redis(tmp_path) as server:
@@ -410,7 +418,7 @@ def test_bad_start(redis_url, pepper: Path, tmp_path: Path, change, reason):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=15,
+        timeout=60,
         check=False,
     )
 

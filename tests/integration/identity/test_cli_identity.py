@@ -211,7 +211,7 @@ def test_as_a_program(state: Path, keyring: Keyring):
         env={"PYTHONPATH": str(Path(__file__).parents[3] / "services")},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=True,
     )
 

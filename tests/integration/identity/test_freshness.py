@@ -18,6 +18,8 @@ from tollhouse.adapters.redis.changes import CHANGED, MOVED
 from tollhouse.adapters.redis.keyring import Keyring
 from tollhouse.adapters.redis.records import key_entry
 
+pytestmark = pytest.mark.timed
+
 OLD, NEW = "5a" * 32, "c3" * 32
 TOLD_SECONDS, UNTOLD_SECONDS = 2.0, 5.0
 """What is promised, told by Redis' channel and not."""
@@ -25,7 +27,11 @@ TOLD_SECONDS, UNTOLD_SECONDS = 2.0, 5.0
 
 @pytest.fixture
 def pepper(tmp_path: Path) -> Path:
-    path = tmp_path / "pepper"
+    return write_pepper(tmp_path)
+
+
+def write_pepper(folder: Path) -> Path:
+    path = folder / "pepper"
     path.touch(mode=0o600)
     path.write_text(OLD + "\n")
     return path
@@ -39,16 +45,26 @@ def keyring(redis_url: str, pepper: Path) -> Iterator[Keyring]:
         yield ring
 
 
-@pytest.fixture
-def workers(tmp_path: Path, redis_url: str, pepper: Path) -> Iterator[list[Authz]]:
+@pytest.fixture(scope="module")
+def workers(
+    tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer
+) -> Iterator[list[Authz]]:
     """Two authz processes that listen for changes."""
+    folder = tmp_path_factory.mktemp("w")
+    with two_workers(folder, redis_server.url, write_pepper(folder)) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def two_workers(folder: Path, redis_url: str, pepper: Path) -> Iterator[list[Authz]]:
+    before = _listeners(redis_url)
     with contextlib.ExitStack() as stack:
         running = []
         for name in ("a", "b"):
-            (tmp_path / name).mkdir()
-            it = running_authz(tmp_path / name, redis_url, pepper)
+            (folder / name).mkdir()
+            it = running_authz(folder / name, redis_url, pepper)
             running.append(stack.enter_context(it))
-        _wait_until(lambda: _listeners(redis_url) >= 2, 5)
+        _wait_until(lambda: _listeners(redis_url) >= before + 2, 30)
         yield running
 
 
@@ -94,7 +110,9 @@ def in_use(workers: list[Authz], key: str, status: int) -> Iterator[list[Use]]:
     for use in uses:
         use.start()
     try:
-        _wait_until(lambda: all(it.seen and it.seen[-1][1] == status for it in uses), 5)
+        _wait_until(
+            lambda: all(it.seen and it.seen[-1][1] == status for it in uses), 30
+        )
         yield uses
     finally:
         for use in uses:
@@ -177,7 +195,7 @@ def test_channel_cut(deaf: RedisServer, pepper: Path, tmp_path: Path):
         running_authz(tmp_path / "a", deaf.url, pepper) as authz,
         redis.Redis.from_url(deaf.url) as client,
     ):
-        _wait_until(lambda: _listeners(deaf.url) == 1, 5)
+        _wait_until(lambda: _listeners(deaf.url) == 1, 30)
         # Whoever listens now is cut off, and nobody may listen again.
         client.execute_command("ACL", "SETUSER", "default", "resetchannels")
         client.client_kill_filter(_type="pubsub")
@@ -210,7 +228,7 @@ def test_channel_dead(deaf: RedisServer, pepper: Path, tmp_path: Path):
             contextlib.closing(ring),
             running_authz(tmp_path / "a", url, pepper) as authz,
         ):
-            _wait_until(lambda: _listeners(deaf.url) == 1, 5)
+            _wait_until(lambda: _listeners(deaf.url) == 1, 30)
             with in_use([authz], key, 200) as uses:
                 swallower.is_silent_for_subscribers = True
                 ring.revoke(record.key_id)
@@ -261,17 +279,22 @@ class Swallower:
                     sink.sendall(data)
 
 
-def test_pepper_rotation(workers, redis_url: str, pepper: Path, keyring: Keyring):
+def test_pepper_rotation(
+    tmp_path: Path, redis_url: str, pepper: Path, keyring: Keyring
+):
     """Old and new keys pass all the way, and what is used is announced to be moved."""
     old_key, record = keyring.create_key("acme")
-    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+    with (
+        two_workers(tmp_path, redis_url, pepper) as workers,
+        redis.Redis.from_url(redis_url, decode_responses=True) as client,
+    ):
         heard = client.pubsub(ignore_subscribe_messages=True)
         heard.subscribe(MOVED)
         with in_use(workers, old_key, 200) as uses:
             pepper.write_text(f"v1:{OLD}\nv2:{NEW}\n")  # looked up by
             after = Pepper({"v2": NEW.encode()})
             early = _copy(client, old_key, record.key_id, after)
-            _wait_until(lambda: all(it.status(early) == 200 for it in workers), 8)
+            _wait_until(lambda: all(it.status(early) == 200 for it in workers), 30)
             pepper.write_text(f"v2:{NEW}\nv1:{OLD}\n")  # made with
             before = keyring.find(old_key)
             message = _next_message(heard)
@@ -292,7 +315,7 @@ def _copy(client: Any, key: str, key_id: str, pepper: Pepper) -> str:
 
 
 def _next_message(heard: "redis.client.PubSub") -> str:
-    deadline = time.monotonic() + 8
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         if message := heard.get_message(timeout=0.2):
             return str(message["data"])

@@ -200,7 +200,7 @@ async def test_issuers_are_told_once_they_are_trusted(tmp_path, monkeypatch):
 
     def slow():
         begun.set()
-        may_go_on.wait(10)
+        may_go_on.wait(30)
         return keys_class()
 
     monkeypatch.setattr(jwts, "_keys_class", slow)

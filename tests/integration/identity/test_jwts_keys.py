@@ -207,6 +207,7 @@ async def _endless_header(writer):
         await writer.drain()
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [

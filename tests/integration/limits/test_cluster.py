@@ -51,7 +51,7 @@ async def client(cluster):
         yield client
 
 
-async def until(condition, seconds=10.0):
+async def until(condition, seconds=30.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -197,6 +197,7 @@ async def test_credentials_are_for_every_node(cluster, tmp_path):
     await client.close()
 
 
+@pytest.mark.timed
 async def test_a_master_that_stalls_costs_its_own_slots(cluster, client):
     """The budget of whoever needs it; nothing of the others."""
     stalled = cluster.master_of(slot_of("{s17}"))

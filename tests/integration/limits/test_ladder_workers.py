@@ -46,6 +46,7 @@ async def test_alone_until_others_are_seen(redis):
     assert Share(0, 4) == cautious.share
 
 
+@pytest.mark.timed
 async def test_signs_of_life_are_in_redis_time_and_expire(redis, inspector):
     """A worker that was killed is counted a few seconds more, no longer."""
     (mine,) = fleet(redis, 1)
@@ -71,7 +72,7 @@ async def test_a_worker_that_stops_says_goodbye(redis, inspector):
     one, two = fleet(redis, 2)
     async with beating(one):
         async with beating(two):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while one.share.workers != 2 or two.share.workers != 2:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
         assert [b"node/w0"] == inspector.zrange(WORKERS, 0, -1)

@@ -2,8 +2,6 @@
 
 import json
 import secrets
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 
+from tests import command
 from tollhouse.adapters.billing_ledger import NAME, BillingLedger
 from tollhouse.adapters.charge_lines import Format
 from tollhouse.adapters.configuration import load
@@ -193,24 +192,14 @@ def db(redis_url: str) -> Iterator[redis.Redis]:
         yield outside
 
 
-Answer = subprocess.CompletedProcess[str]
+Answer = command.Done
 Run = Callable[..., Answer]
 
 
 @pytest.fixture
-def tollhouse(redis_url: str) -> Run:
-    """Run the command as a user does, on the run's Redis."""
-
-    def run(*arguments: str) -> Answer:
-        return subprocess.run(
-            [sys.executable, "-m", "tollhouse.cli", *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-
-    return run
+def tollhouse() -> Run:
+    """Run the command."""
+    return command.tollhouse
 
 
 @dataclass

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.certificates import Pair
 from tests.redis_process import RedisServer, find_binary, running_redis
 
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 30.0
 
 
 def speaks_tls() -> bool:

@@ -14,7 +14,7 @@ WARNING = "ignore:Use 'content=:DeprecationWarning"
 
 @contextlib.asynccontextmanager
 async def sdk_client(
-    url: str, key: str, *, patience: float = 5.0, retries: int = 0
+    url: str, key: str, *, patience: float = 30.0, retries: int = 0
 ) -> AsyncIterator[stripe.StripeClient]:
     """Stripe's SDK, pointed at a stand-in; `patience` is its timeout in seconds."""
     # Plain HTTP: reading the certificates would take longer than most tests.

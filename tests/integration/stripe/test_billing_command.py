@@ -3,13 +3,13 @@
 import asyncio
 import json
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests import command
 from tests.stripe_stand_in.stand_in import StandIn
 
 CONFIG = Path(__file__).parents[3] / "tollhouse.yaml"
@@ -26,15 +26,8 @@ class Done:
 
 async def tollhouse(*arguments: str | Path) -> Done:
     """Run a command beside the stand-in of this event loop."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tollhouse.cli", "billing", *map(str, arguments)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(60):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return Done(process.returncode, out.decode(), err.decode())
+    done = await asyncio.to_thread(command.tollhouse, "billing", *arguments)
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ async def test_an_outage_resets_every_connection(stand_in, send):
 
 async def test_an_outage_ends_by_itself(stand_in, send):
     stand_in.outage(0.2)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not stand_in.events:
             await asyncio.gather(send("e1"), return_exceptions=True)
 

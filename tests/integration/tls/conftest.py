@@ -80,13 +80,13 @@ class Served:
         async with self.channel(*who, **options) as channel:
             unary: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
             unary = channel.unary_unary(f"/test.Service/{method}")
-            return await unary(b"asked", timeout=5)
+            return await unary(b"asked", timeout=30)
 
     async def health(self, *who: Any) -> int:
         """Ask for health."""
         async with self.channel(*who) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
             return int(answer.status)
 
 

@@ -54,7 +54,7 @@ def test_a_process_refuses_plain_tcp(tmp_path):
         },
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 2

@@ -141,6 +141,7 @@ def test_without_an_endpoint_nothing_is_measured(monkeypatch):
     assert export is None
 
 
+@pytest.mark.timed
 def test_a_collector_that_is_away_keeps_no_process_from_ending(monkeypatch, free_port):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
     export = open_export("extproc", "node/extproc-0")

@@ -65,6 +65,7 @@ def test_a_second_holder_is_refused_with_the_firsts_pid(state):
         pass
 
 
+@pytest.mark.timed
 def test_a_lock_that_is_about_to_go_is_waited_for(state):
     """After `kill -9` the watchdog keeps it for a moment."""
     script = (

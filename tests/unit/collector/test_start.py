@@ -25,7 +25,7 @@ def test_it_listens_on_loopback_only(name, listen):
         capture_output=True,
         text=True,
         check=False,
-        timeout=20,
+        timeout=60,
     )
 
     assert done.returncode == 2

@@ -86,12 +86,12 @@ def test_slots_are_shared_in_order(engine):
     for sequence in sequences:
         running.submit(sequence)
     for sequence in sequences:
-        assert sequence.ended.wait(2)
+        assert sequence.ended.wait(30)
 
     assert [sequence.end for sequence in sequences] == ["done"] * 3
     assert sequences[2].begun_at > sequences[0].begun_at
     assert max(load.running for load in loads) == 2
-    deadline = time.monotonic() + 1
+    deadline = time.monotonic() + 30
     while loads[-1].running:
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -104,11 +104,12 @@ def test_blocks_are_a_limit_too(engine):
     big, other = FakeSequence(20, blocks=8), FakeSequence(1, blocks=3)
     running.submit(big)
     running.submit(other)
-    assert other.ended.wait(2)
+    assert other.ended.wait(30)
 
     assert big.ended.is_set()
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("queued", [True, False])
 def test_leaving_is_noticed(engine, *, queued: bool):
     """Running or queued, within a twentieth of a second and a bit."""
@@ -120,7 +121,7 @@ def test_leaving_is_noticed(engine, *, queued: bool):
     time.sleep(0.1)
     leaver.gone = True
     left_at = time.monotonic()
-    assert leaver.ended.wait(2)
+    assert leaver.ended.wait(30)
 
     assert leaver.end == "cancelled"
     assert time.monotonic() - left_at < 0.15
@@ -133,17 +134,18 @@ def test_one_failure_is_not_everybodys(engine):
     running.submit(broken)
     running.submit(sound)
 
-    assert broken.ended.wait(2)
-    assert sound.ended.wait(2)
+    assert broken.ended.wait(30)
+    assert sound.ended.wait(30)
     assert (broken.end, sound.end) == ("broken", "done")
 
 
+@pytest.mark.timed
 def test_the_pace_holds(engine):
     """Tokens that are late by a little do not add up."""
     running, _ = engine(itl=0.005)
     sequence = FakeSequence(100)
     started = time.monotonic()
     running.submit(sequence)
-    assert sequence.ended.wait(5)
+    assert sequence.ended.wait(30)
 
     assert 0.49 <= time.monotonic() - started < 0.7

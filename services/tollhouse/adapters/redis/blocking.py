@@ -7,7 +7,7 @@ from typing import Any
 import redis
 
 from tollhouse.adapters.redis.access import RedisAccess
-from tollhouse.adapters.redis.redis_py import options_of
+from tollhouse.adapters.redis.redis_py import blocking_client
 from tollhouse.core.problems import ProtocolError, Unavailable
 
 _TIMEOUT_SECONDS = 3.0
@@ -28,12 +28,7 @@ def open_blocking(place: RedisAccess | str) -> Any:
             "its own, and only that may be a cluster"
         )
     access.check()
-    # Any: redis-py's types hold for both kinds of replies at once.
-    return redis.Redis(
-        **options_of(access),
-        socket_timeout=_TIMEOUT_SECONDS,
-        socket_connect_timeout=_TIMEOUT_SECONDS,
-    )
+    return blocking_client(access, _TIMEOUT_SECONDS)
 
 
 @contextmanager

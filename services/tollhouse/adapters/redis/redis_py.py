@@ -9,11 +9,18 @@ from urllib.parse import unquote, urlsplit
 
 import redis
 import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncioRetry
+from redis.backoff import ExponentialWithJitterBackoff
 from redis.credentials import CredentialProvider
 from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
 
 from tollhouse.adapters.redis.access import AccessError, RedisAccess
 from tollhouse.adapters.redis.node import DEFAULT_PORT
+
+_RETRIES = 3
+"""Within a second: a connection that ended costs nothing, and who asks a Redis that is
+away or refuses is told soon. redis-py's own ten take half a minute if Redis hangs."""
 
 
 class _Credentials(CredentialProvider):
@@ -69,9 +76,28 @@ def options_of(access: RedisAccess) -> dict[str, Any]:
     return options
 
 
+def blocking_client(access: RedisAccess, timeout_seconds: float) -> Any:
+    """Make a client that connects on first use; replies are text.
+
+    `timeout_seconds` is for each connect and each reply. Raises as `options_of`.
+    """
+    # Any: redis-py's types hold for both kinds of replies at once.
+    return redis.Redis(
+        **options_of(access),
+        retry=Retry(_pauses(), _RETRIES),
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+    )
+
+
 def asyncio_clients(access: RedisAccess) -> "Callable[[], redis.asyncio.Redis]":
     """Return what makes asyncio clients; they connect on first use, replies are text.
 
     Raises AccessError as `options_of`.
     """
-    return partial(redis.asyncio.Redis, **options_of(access))
+    retry = AsyncioRetry(_pauses(), _RETRIES)
+    return partial(redis.asyncio.Redis, **options_of(access), retry=retry)
+
+
+def _pauses() -> ExponentialWithJitterBackoff:
+    return ExponentialWithJitterBackoff(base=0.05, cap=0.5)
