@@ -29,6 +29,8 @@ _DEEPEST = 6
 _LONGEST_PLAIN = 64
 _LONGEST_WORD = 39
 """Of letters and digits alone, which no pattern below matches when it is shorter."""
+_LONGEST_REMEMBERED = 24
+"""Names of models, hosts and outcomes come again and again; ids are longer."""
 
 _SECRET_NAMES = frozenset(
     {
@@ -89,11 +91,6 @@ _PLAIN = re.compile(
     r"(?!.*(?:sk|rk|pk|whsec)[-_])[a-z0-9.-]*_?[a-z0-9.-]*"
     r"|[0-9:.TZ-]{,32}"
 )
-
-
-_LONGEST_KNOWN, _MOST_KNOWN = 24, 4096
-_known_words = set[str]()
-"""Plain ones that were logged before: names of models, hosts, outcomes; no ids."""
 
 
 def configure(
@@ -181,8 +178,7 @@ def redact(
         elif kind not in _SIMPLE or _may_tell(name):
             clean[name] = _clean_named(name, value, 0)
         else:  # nearly all of them
-            is_known = kind is not str or value in _known_words
-            clean[name] = value if is_known else redact_text(value)
+            clean[name] = _redact_word(value) if kind is str else value
     return clean
 
 
@@ -192,14 +188,19 @@ def redact_text(text: str) -> str:
     if (length <= _LONGEST_WORD and text.isalnum()) or (
         length <= _LONGEST_PLAIN and _PLAIN.fullmatch(text)
     ):
-        if length <= _LONGEST_KNOWN and len(_known_words) < _MOST_KNOWN:
-            _known_words.add(text)
         return text
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     if len(text) > _LONGEST_VALUE:
         text = text[:_LONGEST_VALUE] + "…"
     return text
+
+
+def _redact_word(text: str) -> str:
+    return _remembered(text) if len(text) <= _LONGEST_REMEMBERED else redact_text(text)
+
+
+_remembered = lru_cache(maxsize=1024)(redact_text)
 
 
 def _clean_named(name: str, value: object, depth: int) -> object:

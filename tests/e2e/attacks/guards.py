@@ -73,8 +73,9 @@ GUARDS = [
             ("b3", ("header-44",)),
             ("x-client-trace-id", ("header-45",)),
             ("remote-.+", ("header-46",)),
+            ("x-(remote", ("header-46",)),
             ("x-host", ("header-48",)),
-            ("x-access-token", ("header-49",)),
+            ("x-(access", ("header-49",)),
         )
     ),
     Guard("filter.buffer", changes.without_filter(BUFFER), ("body-04", "body-05")),

@@ -21,6 +21,7 @@ from tollhouse.adapters.redis.keyring import (
     TakenError,
 )
 from tollhouse.adapters.redis.new_keys import draw_key
+from tollhouse.adapters.redis.records import key_id_entry
 from tollhouse.core.entitlement import Override
 from tollhouse.core.key_terms import TermsError
 
@@ -416,6 +417,18 @@ def test_pages(ring: Keyring):
     assert seen == sorted((it.tenant, it.key_id) for it in keys)
     with pytest.raises(NotThereError):
         ring.keys_page("nobody", after=("", ""), limit=2)
+
+
+def test_a_key_without_a_record_ends_no_listing(ring: Keyring, redis_url: str):
+    """A short page is the last one: whoever is behind it would be seen by nobody."""
+    ring.create_tenant("beta", "demo")
+    ids = sorted(ring.create_key("beta")[1].key_id for _ in range(6))
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(key_id_entry(ids[1]))
+
+    page = ring.keys_page("beta", after=("", ""), limit=3)
+
+    assert [it.key_id for it in page] == [ids[0], ids[2], ids[3]]
 
 
 def test_a_page_reads_no_tenant_behind_it(ring: Keyring, redis_url: str):

@@ -122,9 +122,13 @@ class Keys(Ring):
 
         Reads the ids of the tenants that are on the page, and of no others.
         """
+        found: list[ApiKey] = []
         with translated():
             ids = (it for it in self._ids(tenant, after[0]) if it > after)
-            return self._read(list(islice(ids, limit)))
+            # Not every id has a record, and a short page is the last one.
+            while more := list(islice(ids, limit - len(found))):
+                found += self._read(more)
+        return found
 
     def find(self, key: str) -> ApiKey | None:
         """The key's record, None if this Redis and its peppers don't know it."""

@@ -15,25 +15,29 @@ _CLAIMS = [
         *("x-tenant-id", "x-consumer-username", "x-credential-identifier"),
         *("x-goog-authenticated-user-email", "x-amzn-oidc-identity"),
         *("x-ms-client-principal", "cf-access-jwt-assertion", "impersonate-user"),
+        *("x-user", "x-username", "x-tenant", "x-authorization", "x-id-token"),
+        "ssl-client-cert",
     ),
     (
         47,
         "addresses as other proxies say them",
         *("x-cluster-client-ip", "x-originating-ip", "x-original-forwarded-for"),
         *("x-remote-addr", "fastly-client-ip", "x-forwarded-port"),
+        "x-forwarded-client-ip",
     ),
     (
         48,
         "another path, host or method for the backend to take",
         *("x-original-url", "x-rewrite-url", "x-forwarded-prefix", "x-forwarded-uri"),
         *("x-host", "x-forwarded-server", "x-http-method-override"),
+        "x-method-override",
     ),
     (
         49,
         "credentials of other services",
         *("x-goog-api-key", "x-amz-security-token", "x-litellm-api-key"),
         *("x-auth-token", "x-access-token", "ocp-apim-subscription-key"),
-        "x-forwarded-access-token",
+        *("x-forwarded-access-token", "xi-api-key", "xai-api-key"),
     ),
 ]
 
