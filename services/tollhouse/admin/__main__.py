@@ -14,9 +14,12 @@ from tollhouse.adapters.process import Process, StartError, read_settings, run
 from tollhouse.adapters.redis.audit import AuditEntry
 from tollhouse.adapters.redis.audit_tail import AuditTail
 from tollhouse.adapters.redis.changes import MOVED
+from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.keyring import Keyring
 from tollhouse.adapters.redis.redis_py import asyncio_clients
 from tollhouse.adapters.redis.subscription import Subscription
+from tollhouse.adapters.redis.vitals import VitalsWatch
+from tollhouse.adapters.redis_metrics import watch_redis
 from tollhouse.adapters.tls import server_tls
 from tollhouse.admin.calls import Calls
 from tollhouse.admin.config import Settings
@@ -40,6 +43,7 @@ async def main(process: Process) -> None:
         clients = asyncio_clients(access)
         pepper = None if peppers is None else _current(peppers)
         ring = Keyring(access, pepper, who="admin")
+        redis = await Redis.connect(access)
     except (PepperError, TokensError) as error:
         raise StartError(str(error)) from error
     except ValueError as error:
@@ -49,11 +53,14 @@ async def main(process: Process) -> None:
     tail = AuditTail(clients, _record)
     calls = Calls(ring, tokens)
     export = metric_export.open_export(process.name, str(uuid.uuid4()))
-    watch_certificates(export, settings)
+    vitals = VitalsWatch(redis)
+    watch_redis(export, lambda: vitals.latest)
+    watch_certificates(export, settings, lambda: vitals.latest)
     await tail.begin()
-    background = [tail.run, moved.run, mover.run]
-    with contextlib.ExitStack() as stack:
+    background = [tail.run, moved.run, mover.run, vitals.run]
+    async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(contextlib.closing(ring))
+        stack.push_async_callback(redis.close)
         stack.callback(metric_export.close_export, export)
         await serve(
             process,

@@ -22,6 +22,7 @@ from tests.integration.identity.admin_process import (
     running_admin,
     violations,
 )
+from tests.metric_receiver import MetricReceiver, metric_receiver
 from tests.redis_process import RedisServer, running_redis
 from tollhouse.adapters.pepper import Pepper
 from tollhouse.adapters.redis.changes import MOVED, key_seen
@@ -51,11 +52,26 @@ def files(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer):
+def metrics():
+    """What the process exports."""
+    with metric_receiver() as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def process(
+    tmp_path_factory: pytest.TempPathFactory,
+    redis_server: RedisServer,
+    metrics: MetricReceiver,
+):
     folder = write_files(tmp_path_factory.mktemp("a"))
     settings = environment(
         folder, redis_server.url, folder / "tokens", folder / "pepper"
     )
+    settings |= {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": metrics.endpoint,
+        "OTEL_METRIC_EXPORT_INTERVAL": "1000",
+    }
     with running_admin(settings) as it:
         yield it
 
@@ -461,6 +477,26 @@ def test_moves_keys(admin: Admin, ring: Keyring, files: Path, redis_url: str):
         ("admin", "key.moved"),
         ("unnamed", "key.created"),
     ]
+
+
+@pytest.mark.usefixtures("process")
+def test_its_redis_is_watched(metrics: MetricReceiver, redis_server: RedisServer):
+    """Nobody else watches that of the keys, where the limits have one of their own."""
+    servers: set[str] = set()
+    deadline = time.monotonic() + 30
+    while not servers:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+        servers = {
+            point.attributes[0].value.string_value
+            for sent in metrics.sent
+            for scope in sent.scope_metrics
+            for metric in scope.metrics
+            if metric.name == "tollhouse.redis.memory.used"
+            for point in metric.gauge.data_points
+        }
+
+    assert {str(redis_server.socket_path)} == servers
 
 
 def test_no_redis(files: Path):

@@ -1,12 +1,18 @@
 """The command line is somebody too: the operator, or whom its options name."""
 
+import contextlib
+import socket
 from pathlib import Path
 
 import pytest
 
 from tests.redis_process import secret_file
+from tollhouse.adapters.redis.access import RedisAccess
+from tollhouse.adapters.redis.blocking import translated
+from tollhouse.adapters.redis.redis_py import blocking_client
 from tollhouse.cli.__main__ import main
 from tollhouse.cli.redis_users import OPERATOR
+from tollhouse.core.problems import Unavailable
 
 
 @pytest.fixture
@@ -51,6 +57,24 @@ def test_a_state_directory_makes_it_the_operator(run, guarded, tmp_path):
     ):
         status, said = run(*command, *place)
         assert 0 == status, said
+
+
+def test_a_redis_that_hangs_is_asked_once(tmp_path):
+    """Four times three seconds are a long time before a terminal."""
+    path = tmp_path / "redis.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(9)
+        client = blocking_client(RedisAccess(f"unix://{path}"), 0.05)
+        with (
+            contextlib.closing(client),
+            pytest.raises(Unavailable, match="does not answer"),
+            translated(),
+        ):
+            client.get("th:tenants")
+        listener.setblocking(False)
+        with listener.accept()[0], pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 def test_options_name_the_user(run, guarded, named):

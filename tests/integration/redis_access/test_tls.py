@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,17 @@ import uvloop
 from structlog.testing import capture_logs
 
 from tests.certificates import Authority
-from tests.integration.redis_access.tls_redis import running_tls_redis, until
+from tests.integration.redis_access.tls_redis import (
+    running_tls_redis,
+    take_anew,
+    until,
+)
 from tollhouse.adapters import certificates
 from tollhouse.adapters.redis.access import AccessError, RedisAccess
 from tollhouse.adapters.redis.blocking import open_blocking, translated
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.redis_py import asyncio_clients
+from tollhouse.adapters.redis.vitals import VitalsWatch
 from tollhouse.core.problems import Unavailable
 
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
@@ -95,6 +101,39 @@ def test_when_its_certificate_ends_is_known(run, authority, free_port):
 
     (at,) = certificates.ends(pair.certificate)
     assert at.timestamp() == seen
+
+
+def test_a_renewed_certificate_is_seen_on_a_connection_that_stays(
+    run, authority, free_port
+):
+    """It lives for months: an alarm would ring for what nobody shows any more."""
+
+    async def seen(port: int, renew: Callable[[], None]) -> list[float | None]:
+        access = RedisAccess(f"rediss://localhost:{port}/0", ca_file=authority.file)
+        redis = await Redis.connect(access, budget_seconds=5.0)
+        await until(lambda: redis.connected)
+        since, watch = redis.connected_since, VitalsWatch(redis)
+        ends = []
+        for do in (lambda: None, renew):
+            do()
+            await watch.see_certificates()
+            await watch.look()
+            ends += [it.certificate_ends for it in watch.latest]
+        assert since == redis.connected_since
+        await redis.close()
+        return ends
+
+    def renew() -> None:
+        authority.issue("localhost", days=90)  # into the same files
+        take_anew(server, pair)
+
+    pair = authority.issue("localhost", days=3)
+    (before,) = certificates.ends(pair.certificate)
+    with running_tls_redis(free_port, pair) as (server, port):
+        ends = run(seen(port, renew))
+
+    (after,) = certificates.ends(pair.certificate)
+    assert [before.timestamp(), after.timestamp()] == ends
 
 
 def test_addresses_count_as_names(run, authority, free_port):

@@ -65,18 +65,25 @@ def running_tls_redis(
             yield server, port
 
 
+def take_anew(server: RedisServer, pair: Pair) -> None:
+    """Have it show a certificate whose files were replaced, to who connects now."""
+    if speaks_tls():
+        server.ask("CONFIG", "SET", "tls-key-file", str(pair.key))
+        server.ask("CONFIG", "SET", "tls-cert-file", str(pair.certificate))
+
+
 @contextlib.contextmanager
 def _terminator(
     port: int, behind: Path, pair: Pair, clients_of: Path | None
 ) -> Iterator[None]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(pair.certificate, pair.key)
     if clients_of is not None:
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(clients_of)
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
+            context.load_cert_chain(pair.certificate, pair.key)  # as they are now
             # Not asyncio: it closes without the alert that says why.
             with (
                 contextlib.suppress(OSError),

@@ -115,6 +115,25 @@ class Node:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._up.wait(), seconds)
 
+    async def see_certificate(self) -> None:
+        """Look at what the server shows who connects now: ours may be months old.
+
+        One that we can't look at changes nothing: who connects says why.
+        """
+        address = self.address
+        if address.path or not self._access.is_tls:
+            return
+        with contextlib.suppress(OSError, AccessError):  # TimeoutError is an OSError
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                transport, _ = await self._loop.create_connection(
+                    asyncio.Protocol,
+                    address.host,
+                    address.port,
+                    ssl=self._access.tls(),
+                )
+            self._note_certificate(transport)
+            transport.abort()
+
     async def close(self) -> None:
         """Drop the connection; calls under way end with Unavailable."""
         self._keeper.cancel()
@@ -165,8 +184,11 @@ class Node:
                 address.port,
                 ssl=self._access.tls(),
             )
-            if shown := transport.get_extra_info("peercert"):
-                self.certificate_ends = ssl.cert_time_to_seconds(shown["notAfter"])
+            self._note_certificate(transport)
+
+    def _note_certificate(self, transport: asyncio.BaseTransport) -> None:
+        if shown := transport.get_extra_info("peercert"):
+            self.certificate_ends = ssl.cert_time_to_seconds(shown["notAfter"])
 
     async def _shake_hands(self, connection: Connection) -> None:
         greetings: list[tuple[str, ...]] = [("PING",)]

@@ -20,7 +20,8 @@ from tollhouse.adapters.redis.node import DEFAULT_PORT
 
 _RETRIES = 3
 """Within a second: a connection that ended costs nothing, and who asks a Redis that is
-away or refuses is told soon. redis-py's own ten take half a minute if Redis hangs."""
+away or refuses is told soon. One that hangs is not asked again: each try takes all of
+its time, and what was sent may be done yet."""
 
 
 class _Credentials(CredentialProvider):
@@ -84,7 +85,7 @@ def blocking_client(access: RedisAccess, timeout_seconds: float) -> Any:
     # Any: redis-py's types hold for both kinds of replies at once.
     return redis.Redis(
         **options_of(access),
-        retry=Retry(_pauses(), _RETRIES),
+        retry=Retry(_pauses(), _RETRIES, supported_errors=(redis.ConnectionError,)),
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
     )

@@ -9,12 +9,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from tollhouse.adapters.redis.client import Redis, RedisReplyError
 from tollhouse.adapters.redis.node import Node
 from tollhouse.core.problems import Unavailable
 
 LOOK_SECONDS = 15.0
+_LOOKS_A_CERTIFICATE: Final = 40
+"""It takes a connection, and who renewed one waits ten minutes for silence."""
 _BUDGET_SECONDS = 1.0
 """Nobody waits for it."""
 _REPLICA = re.compile(r"^slave\d+:.*\bstate=online\b", re.MULTILINE)
@@ -94,16 +97,25 @@ class VitalsWatch:
     async def run(self) -> None:
         """Look until cancelled; never returns."""
         while True:
-            await self.look()
-            await asyncio.sleep(LOOK_SECONDS)
+            for _ in range(_LOOKS_A_CERTIFICATE):
+                await self.look()
+                await asyncio.sleep(LOOK_SECONDS)
+            await self.see_certificates()
 
     async def look(self) -> None:
         """Ask once."""
-        nodes: Sequence[Node] = ()
-        with contextlib.suppress(Unavailable):  # whoever needs it says so
-            nodes = self._redis.nodes
-        found = await asyncio.gather(*map(_ask, nodes))
+        found = await asyncio.gather(*map(_ask, self._nodes))
         self.latest = [it for it in found if it is not None]
+
+    async def see_certificates(self) -> None:
+        """Have every server show its certificate anew; the next look tells of it."""
+        await asyncio.gather(*(it.see_certificate() for it in self._nodes))
+
+    @property
+    def _nodes(self) -> Sequence[Node]:
+        with contextlib.suppress(Unavailable):  # whoever needs it says so
+            return self._redis.nodes
+        return ()
 
 
 async def _ask(node: Node) -> Vitals | None:
