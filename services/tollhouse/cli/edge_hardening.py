@@ -75,7 +75,10 @@ def backend_findings(path: str, route: Route) -> Iterator[str]:
     kept = [it for it in PRIVATE_HEADERS if it not in route.request_headers_to_remove]
     if kept:
         yield f"{path}.request_headers_to_remove: the backend gets {', '.join(kept)}"
-    if route.route is not None and route.route.max_stream_duration is None:
+    longest = None if route.route is None else route.route.max_stream_duration
+    if route.route is not None and (
+        longest is None or longest.max_stream_duration is None
+    ):
         yield (
             f"{path}.route.max_stream_duration: answers are cut when the time for"
             " uploads is over; set 600s"

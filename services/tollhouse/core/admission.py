@@ -261,6 +261,7 @@ class Admission:
                 duration_ms=learned.duration_ms(tenant, model.name),
                 refund=round(learned.refund_part(tenant, model.name) * units),
             ),
+            margin=expected.margin,
         )
         self.state = State.RESERVING
         return Reserve(self._reservation, entitled.redis_down, model.hold_seconds)

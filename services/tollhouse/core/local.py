@@ -100,7 +100,7 @@ class LocalLimits:
         """Take the estimate from this worker's part of every limit, or from none."""
         limits, facts = reservation.limits, reservation.facts
         at_ms = created_ms(reservation.exchange_id)
-        costs = [room.Costs.of(facts).of_measure(it.measure) for it in limits]
+        costs = [room.Costs.of(reservation).of_measure(it.measure) for it in limits]
         copies = [self._copy(it, reservation, now_ms, at_ms) for it in limits]
         self._forget()
         others = _of_others(limits, costs, facts, share)

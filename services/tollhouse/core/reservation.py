@@ -27,6 +27,8 @@ class Reservation:
 
     `facts.debits` is empty: the limiter answers with what it took. `limits`: those of
     the fleet and of the tenant in any order, at most one of a scope and measure.
+    `margin`: input tokens to reserve beside the estimated ones; the facts' units have
+    them already, money not.
     `is_held`: it was refused a moment ago and asks again by itself; to such no room is
     promised that others then wait behind.
 
@@ -39,6 +41,7 @@ class Reservation:
     facts: Facts
     limits: tuple[Limit, ...]
     typical: Typical = Typical()
+    margin: int = 0
     is_held: bool = False
     ordinal: int = 1
     so_far: Facts | None = None

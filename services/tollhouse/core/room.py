@@ -16,8 +16,7 @@ from tollhouse.core import buckets
 from tollhouse.core.buckets import GRAINS, Bucket
 from tollhouse.core.limits import Debit, Limit, Measure
 from tollhouse.core.periods import period
-from tollhouse.core.reservation import Granted, Quota, Refused
-from tollhouse.core.usage import Facts
+from tollhouse.core.reservation import Granted, Quota, Refused, Reservation
 
 BUSY_WAIT_MS = 1000
 """What a client waits for a place that another one holds, when nothing is known of how
@@ -32,12 +31,12 @@ class Costs:
     money: int
 
     @classmethod
-    def of(cls, facts: Facts) -> "Costs":
-        """What it reserves."""
+    def of(cls, reservation: Reservation) -> "Costs":
+        """What it reserves, its margin included."""
+        facts = reservation.facts
         input_price, _, output_price = facts.prices
-        money = (
-            facts.input_estimate * input_price + facts.output_estimate * output_price
-        )
+        input_tokens = facts.input_estimate + reservation.margin
+        money = input_tokens * input_price + facts.output_estimate * output_price
         return cls(facts.reserved_units, money)
 
     def __add__(self, other: "Costs") -> "Costs":

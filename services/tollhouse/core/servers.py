@@ -21,6 +21,8 @@ _DESCRIBING = frozenset(
     }
 )
 """OpenAI's fields that say who asks, and change no answer."""
+_OFF_ANYWAY = frozenset({"store", "echo", "ignore_eos", "use_beam_search"})
+"""Switches that are off wherever they are known: `false` of them says nothing."""
 _GENERATING = frozenset({Operation.CHAT, Operation.COMPLETIONS})
 _EVERY = _GENERATING | {Operation.EMBEDDINGS, Operation.RESPONSES, Operation.MESSAGES}
 
@@ -38,7 +40,8 @@ class Traits:
 
     `refused` are fields it answers with an error; of an operation in `known` so it
     does all fields but these, null ones too. It is not told of those that change no
-    answer: their clients have done nothing wrong.
+    answer, null ones and switches that are off anyway among them: their clients have
+    done nothing wrong.
     """
 
     operations: frozenset[Operation] = _EVERY
@@ -55,10 +58,11 @@ class Traits:
         """The first field that the server would refuse, None where it takes all."""
         known = self.known.get(operation)
         for name, value in fields.items():
-            if bytes(value) == _NULL:
+            text = bytes(value)
+            if text == _NULL or (text == _FALSE and name in _OFF_ANYWAY):
                 continue
             is_odd = known is not None and name not in known | _DESCRIBING
-            if name in self.refused or (is_odd and bytes(value) != _FALSE):
+            if name in self.refused or is_odd:
                 return name
         return None
 

@@ -313,6 +313,19 @@ async def test_slow_senders(hurried_edge):
     assert hurried_edge.authorization.checked == []
 
 
+async def test_a_whole_request_that_is_not_admitted_in_time(hurried_edge):
+    """A 504: its client has sent all, so the time was lost on this side."""
+    async with hurried_edge.client() as client:
+        response = await client.post(f"{_CHAT}?hang", content=b"{}")
+
+    assert response.status_code == 504
+    assert response.json()["error"]["code"] == "timeout"
+    assert 1 == await hurried_edge.counter(
+        "http.edge.downstream_rq_max_duration_reached"
+    )
+    assert hurried_edge.backend.received == []
+
+
 async def test_a_slow_answer_is_not_cut(hurried_edge):
     """What bounds the sending of a request does not bound its answer."""
     script = hurried_edge.backend.script([0.6, *answer(b"{}")])

@@ -93,7 +93,7 @@ class Slot:
             if stored is not None and not is_new:
                 taken = self.debits(stored.facts)
             facts = replace(facts, debits=(*facts.debits, *taken))
-        costs = Costs.of(reservation.facts)
+        costs = Costs.of(reservation)
         if is_new:
             event = ex.Reserve(reservation.exchange_id, facts, costs, ordinal)
             self.take(facts, event, start)
@@ -123,7 +123,7 @@ class Slot:
         start = None
         for limit, debit in zip(limits, debits, strict=True):
             level = self.level(debit, facts)
-            cost = Costs.of(facts).of_measure(limit.measure)
+            cost = Costs.of(reservation).of_measure(limit.measure)
             wait = room.wait_ms(limit, cost, level)
             if limit.measure is Measure.CAPACITY:
                 verdict = fairness.judge(
@@ -144,7 +144,7 @@ class Slot:
     def _due(self, reservation, limits, limit, debit):
         """When there should be room in a limit that has none."""
         facts, typical, now = reservation.facts, reservation.typical, self.now_ms
-        cost = Costs.of(facts).of_measure(limit.measure)
+        cost = Costs.of(reservation).of_measure(limit.measure)
         level = self.level(debit, facts)
         promised = self.promises.get(key_of(debit, facts), 0)
         running = waits.NOTHING

@@ -185,7 +185,9 @@ class Exchanges(RuleBasedStateMachine):
             weights=costs[0],
             prices=costs[1],
         )
-        self.reservations[id_] = dataclasses.replace(asked, typical=typical)
+        self.reservations[id_] = dataclasses.replace(
+            asked, typical=typical, margin=units // 20
+        )
         if age_ms is not None:
             self.reserve(id_, is_held=bool(units % 2))
         return id_

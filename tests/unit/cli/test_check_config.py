@@ -222,6 +222,13 @@ def test_the_repositorys_files_are_fine(capsys):
             id="slow answers",
         ),
         pytest.param(
+            "max_stream_duration: { max_stream_duration: 600s }",
+            "max_stream_duration: { grpc_timeout_header_max: 600s }",
+            "(api).route.max_stream_duration: answers are cut",
+            "set 600s",
+            id="slow answers but gRPC's",
+        ),
+        pytest.param(
             "match: { safe_regex: *api, headers: [{ name: x-tollhouse-admitted,",
             "match: { prefix: /v1/, headers: [{ name: x-tollhouse-admitted,",
             "(api).match: is no exact path",

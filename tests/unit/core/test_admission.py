@@ -38,7 +38,7 @@ from tollhouse.core.catalog import (
     Triton,
     Weights,
 )
-from tollhouse.core.experience import Experience
+from tollhouse.core.experience import Cohort, Experience, Learned, Ratio
 from tollhouse.core.identity import Principal, parse_scopes
 from tollhouse.core.ids import exchange_id
 from tollhouse.core.infer import Rewrite, infer_request
@@ -403,6 +403,20 @@ def test_the_facts_name_what_was_charged():
     assert not reservation.facts.debits
     assert isinstance(admit, Admit)
     assert DEBITS == admit.facts.debits
+
+
+def test_the_margin_is_no_part_of_the_estimate():
+    """Units have it already, money gets it from beside the facts."""
+    experience = Experience()
+    experience.learn({Cohort("", "tiny"): Learned(text=Ratio(50, 1000, 2000))})
+    started = Admission(ID, CATALOG, experience)
+    started.receive(headers())
+    reserve = started.receive(body())
+    assert isinstance(reserve, Reserve)
+    reservation, facts = reserve.reservation, reserve.reservation.facts
+
+    assert 2 == reservation.margin
+    assert facts.reserved_units == facts.input_estimate + 2 + 5 * facts.output_estimate
 
 
 def test_reserves_the_default_where_the_cap_promises_more():

@@ -1,5 +1,7 @@
 """A worker's own limits: together the workers admit what the shared limit would."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -415,3 +417,12 @@ def test_owners_have_limits_of_their_own():
         ):
             verdict = local.reserve(ask(rule, **{field: "other"}), ONE, 0)
             assert (value in names) is isinstance(verdict, Granted), (scope, field)
+
+
+def test_money_is_reserved_with_the_margin():
+    """As in Redis: half of all texts are billed more than the estimate."""
+    budget = Limit(Scope.TENANT, Measure.MONEY_PER_DAY, 1000)
+    workers, asked = Workers(1), replace(ask(budget, units=100), margin=10)
+    workers.remember(asked, seen(0))
+
+    assert ((100 + 10) * 3,) == workers.reserve(0, asked).levels

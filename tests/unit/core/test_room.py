@@ -3,11 +3,12 @@
 import math
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.core.test_usage import FACTS
 from tollhouse.core.buckets import GRAINS
 from tollhouse.core.limits import Debit, Limit, Measure, Scope
-from tollhouse.core.reservation import Granted, Quota, Refused
+from tollhouse.core.reservation import Granted, Quota, Refused, Reservation
 from tollhouse.core.room import (
     BUSY_WAIT_MS,
     Costs,
@@ -35,12 +36,21 @@ def shadow(limit):
 
 def test_costs_are_what_is_reserved():
     """Money by the prices of input and output; what is cached shows only later."""
-    costs = Costs.of(FACTS)
+    costs = Costs.of(Reservation("id", FACTS, ()))
 
     assert Costs(units=110, money=10 * 3 + 20 * 7) == costs
     assert [GRAINS, 110 * GRAINS, 1, 110, 110, 170, 170, 110] == [
         costs.of_measure(measure) for measure in Measure
     ]
+
+
+def test_the_margin_is_reserved_in_money_too():
+    """Whatever input weighs; the facts' units have it already."""
+    free = replace(FACTS, weights=(0, 0, 5), reserved_units=100)
+    for facts in (FACTS, free):
+        costs = Costs.of(Reservation("id", facts, (), margin=4))
+
+        assert Costs(facts.reserved_units, (10 + 4) * 3 + 20 * 7) == costs
 
 
 @pytest.mark.parametrize(

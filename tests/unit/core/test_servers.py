@@ -152,6 +152,15 @@ def test_trtllm_serve_forbids_what_it_does_not_know(operation):
     assert told.items() <= sent(Server.VLLM, operation, **told).items()
 
 
+@pytest.mark.parametrize("name", ["add_generation_prompt", "include_reasoning"])
+def test_no_switch_that_may_be_on_is_left_out_where_it_is_false(name):
+    """Its client would get what it switched off."""
+    problem = refused(Server.TRTLLM_SERVE, Operation.CHAT, **{name: False})
+
+    assert name == problem.param
+    assert sent(Server.VLLM, Operation.CHAT, **{name: False})[name] is False
+
+
 @pytest.mark.parametrize(
     ("operation", "name", "value"),
     [

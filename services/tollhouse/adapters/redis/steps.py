@@ -211,7 +211,7 @@ class Steps:
     ) -> Run:
         """Take room in every limit of a slot; `elsewhere`: what another one charged."""
         facts, id_ = reservation.facts, reservation.exchange_id
-        costs, typical = Costs.of(facts), reservation.typical
+        costs, typical = Costs.of(reservation), reservation.typical
         arguments = (
             *(id_, lease_ms, OPEN_MS, costs.units, costs.money, *side.times),
             *(reservation.whole.encode()[:-1], b",".join(map(encode, elsewhere))),
