@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -26,9 +27,11 @@ async def two_hosts(
 ) -> AsyncIterator[tuple[Edge, Backend]]:
     """An edge whose cluster has two hosts, which answer alike."""
     second = Backend(usual=usual, port=find_port())
-    if second_listens:
-        await second.start()
-    with short_folder() as folder:
+    with short_folder() as folder, socket.socket() as taken:
+        if second_listens:
+            await second.start()
+        else:  # nor does anybody else meanwhile
+            taken.bind(("127.0.0.1", second.port))
         hosts = [Address(host="127.0.0.1", port=second.port)]
         async with running_edge(Path(folder), find_port, hosts=hosts) as edge:
             edge.backend.usual = usual

@@ -49,7 +49,13 @@ _FIELDS: list[tuple[int, str, dict[str, object], str, Expect]] = [
     (5, "an answer behind our back", {"background": True}, _KEPT, UNSUPPORTED),
     (6, "an answer that is kept", {"store": True}, _KEPT, UNSUPPORTED),
     (7, "an answer that is kept, as a text", {"store": "yes"}, _KEPT, UNSUPPORTED),
-    (8, "a template that a server keeps", {"prompt": {"id": "pmpt_1"}}, _KEPT, INVALID),
+    (
+        8,
+        "a template that a server keeps",
+        {"prompt": {"id": "pmpt_1"}},
+        _KEPT,
+        UNSUPPORTED,
+    ),
     (
         9,
         "vLLM: earlier messages as prompt",
