@@ -9,9 +9,10 @@ from openai import AsyncOpenAI
 
 from tests.e2e.limits.test_clients import ask, opened
 
-CAPACITY = 1200
-"""Units in flight: sixteen of the noisy tenant's requests of some 74; the quiet one's
-share, a half, holds all that it asks, 20 of some 24, however late they are settled."""
+CAPACITY = 1800
+"""Units in flight: a half of what the noisy tenant's clients ask at once. A third
+of it, should somebody of another test be there still, holds all that the quiet one
+asks, 20 times some 24, however late they are settled."""
 
 
 @pytest.fixture
