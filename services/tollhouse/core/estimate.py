@@ -60,9 +60,10 @@ def estimate(
     is charged as it happens, by beats and by the settlement. STRICT takes all that the
     forwarded body may produce.
     """
-    text, reserved = counted, counted
-    if text is None or reserved is None:
+    if counted is None:
         text, reserved = _text_tokens(request, model, tenant, experience)
+    else:
+        text = reserved = counted
     framing = request.messages * MESSAGE_TOKENS + request.images * IMAGE_TOKENS
     known, longest = request.prompt_tokens + framing, model.context
     if request.operation is Operation.EMBEDDINGS:

@@ -6,23 +6,11 @@ from collections.abc import Sequence
 
 from tollhouse.adapters.redis import shards
 from tollhouse.adapters.redis.answer import OVER, STALE, Answer
-from tollhouse.adapters.redis.client import (
-    Observe,
-    Redis,
-)
+from tollhouse.adapters.redis.client import Observe, Redis
 from tollhouse.adapters.redis.exchanges import Exchanges, Located
-from tollhouse.adapters.redis.steps import (
-    Scripts,
-    Steps,
-    sides,
-    slots,
-)
+from tollhouse.adapters.redis.steps import Scripts, Steps, sides, slots
 from tollhouse.core import room
-from tollhouse.core.exchange import (
-    Beat,
-    Release,
-    Settlement,
-)
+from tollhouse.core.exchange import Beat, Release, Settlement
 from tollhouse.core.ids import created_ms
 from tollhouse.core.limits import Debit
 from tollhouse.core.problems import Unavailable

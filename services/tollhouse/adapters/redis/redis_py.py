@@ -20,8 +20,7 @@ from tollhouse.adapters.redis.node import DEFAULT_PORT
 
 _RETRIES = 3
 """Within a second: a connection that ended costs nothing, and who asks a Redis that is
-away or refuses is told soon. One that hangs is not asked again: each try takes all of
-its time, and what was sent may be done yet."""
+away or refuses is told soon."""
 
 
 class _Credentials(CredentialProvider):
@@ -80,7 +79,9 @@ def options_of(access: RedisAccess) -> dict[str, Any]:
 def blocking_client(access: RedisAccess, timeout_seconds: float) -> Any:
     """Make a client that connects on first use; replies are text.
 
-    `timeout_seconds` is for each connect and each reply. Raises as `options_of`.
+    `timeout_seconds` is for each connect and each reply. A Redis that hangs is asked
+    once: each try takes all of that time, and what was sent may be done yet. Raises as
+    `options_of`.
     """
     # Any: redis-py's types hold for both kinds of replies at once.
     return redis.Redis(
