@@ -68,7 +68,7 @@ def _arguments() -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--pairs", type=int, default=10, help="of loads")
-    parser.add_argument("--seconds", type=int, default=5, help="of each load")
+    parser.add_argument("--seconds", type=int, default=20, help="of each load")
     parser.add_argument("--per-minute", type=int, default=10_000, help="bad keys")
     parser.add_argument("--try-at", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -173,8 +173,9 @@ async def _try_keys(arguments: argparse.Namespace) -> int:
             status = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             length = int(status.lower().partition("content-length: ")[2].split()[0])
             await reader.readexactly(length)
-            # 503: the look-up took too long on a machine this busy.
-            if not {"401", "503"} & set(status.split(" ", 2)[:2]):
+            # 429: the network has no tries left. 503: the look-up took too long on a
+            # machine this busy.
+            if not {"401", "429", "503"} & set(status.split(" ", 2)[:2]):
                 raise SystemExit(f"a bad key was answered {status.splitlines()[0]}")
             count += 1
         writer.close()

@@ -9,6 +9,7 @@ stack knows the value:
     meter.lua            path of the meter
     meter_grpc.lua       path of the meter of gRPC, beside it
     errors.lua           path of the script for errors, beside the meter
+    tries.lua            path of the script for tries of keys, beside the meter
     addresses            of listener, admin and of every cluster's endpoints
 
 It is read through envoy-data-plane's classes, which know every field of Envoy's API: a
@@ -68,7 +69,8 @@ REQUEST_LOG = "/dev/stdout"
 METER = "meter.lua"
 METER_GRPC = "meter_grpc.lua"
 ERRORS = "errors.lua"
-_SCRIPTS = frozenset({METER, METER_GRPC, ERRORS})
+TRIES = "tries.lua"
+_SCRIPTS = frozenset({METER, METER_GRPC, ERRORS, TRIES})
 
 
 UNTRACED = Telemetry(sample_ratio=0.0)

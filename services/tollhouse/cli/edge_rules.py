@@ -51,10 +51,17 @@ from tollhouse.cli import (
     edge_tracing,
     envoy_credential,
 )
-from tollhouse.cli.bootstrap import ERRORS, METER
+from tollhouse.cli.bootstrap import ERRORS, METER, TRIES
 
 PROOF_HEADER = "x-tollhouse-admitted"
 OUR_PREFIX = "x-tollhouse-"
+_SCRIPTS = {
+    METER: "the meter (meter.lua) is missing, so nothing is counted",
+    ERRORS: "errors.lua is missing, so what foreign backends say of their failures"
+    " reaches clients",
+    TRIES: "tries.lua is missing, so nobody who tries keys is slowed down",
+}
+"""What Envoy runs, and what is wrong without it."""
 
 
 def findings(bootstrap: Bootstrap, configuration: Configuration) -> Iterator[str]:
@@ -137,13 +144,9 @@ def _filter_findings(path: str, filters: list[Message | None]) -> Iterator[str]:
     if Buffer not in order or order.index(Buffer) != 0:
         yield f"{path}: `buffer` must come first, or fast uploads hang; move it up"
     scripts = [it for it in filters if isinstance(it, Lua)]
-    if not any(_runs(METER, it) for it in scripts):
-        yield f"{path}: the meter (meter.lua) is missing, so nothing is counted; add it"
-    if not any(_runs(ERRORS, it) for it in scripts):
-        yield (
-            f"{path}: errors.lua is missing, so what foreign backends say of their"
-            " failures reaches clients; add it"
-        )
+    for script, why in _SCRIPTS.items():
+        if not any(_runs(script, it) for it in scripts):
+            yield f"{path}: {why}; add it"
     for kind, name in ((ExtAuthz, "ext_authz"), (ExternalProcessor, "ext_proc")):
         if kind not in order:
             yield f"{path}: `{name}` is missing; add it before the router"

@@ -84,6 +84,7 @@ GUARDS = [
         changes.of_filter(BUFFER, "max_request_bytes", value=8_388_608),
         ("body-04",),
     ),
+    Guard("filter.tries", changes.without_filter("tries"), ("tries-01",)),
     Guard(
         "filter.ext_authz",
         changes.without_filter(_AUTHZ),
@@ -231,6 +232,10 @@ GUARDS = [
     *(
         Guard(f"mapper.{name}", changes.mapper(name), rows)
         for name, rows in (
+            ("grpc_tries", ("tries-05",)),
+            ("anthropic_tries", ("tries-02",)),
+            ("triton_tries", ("tries-04",)),
+            ("tries", ("tries-01",)),
             ("grpc", ("grpc-08",)),
             ("grpc_slow", ("grpc-81",)),
             ("triton_not_found", ("triton-01",)),

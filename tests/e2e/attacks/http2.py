@@ -114,9 +114,11 @@ class Wire:
 
 
 @contextlib.asynccontextmanager
-async def connected(gateway: Gateway) -> AsyncIterator[Wire]:
+async def connected(gateway: Gateway, source: str = "127.0.0.1") -> AsyncIterator[Wire]:
     """Open a connection; nothing that is sent on it is checked or put right."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", gateway.port, local_addr=(source, 0)
+    )
     config = H2Configuration(
         validate_outbound_headers=False,
         normalize_outbound_headers=False,

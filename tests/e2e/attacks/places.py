@@ -41,6 +41,7 @@ NO_GUARD = {
     "lua.source_codes": _ANSWERS,
     "filter.errors": "words of foreign failures: tests/e2e/backends",
     "errors.default_source_code": "words of foreign failures: tests/e2e/backends",
+    "tries.default_source_code": "the guard `filter.tries`, whose script it is",
     "filter.trace": _TRACES,
     "trace.mutations": _TRACES,
     "filter.router": "without it Envoy does not start",

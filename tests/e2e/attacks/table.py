@@ -23,6 +23,7 @@ from tests.e2e.attacks.rows import (
     paths,
     responses,
     smuggling,
+    tries,
     triton,
     uploads,
 )
@@ -30,6 +31,7 @@ from tests.e2e.attacks.rows import (
 FAMILIES = {
     "header": "Headers that claim to be ours",
     "authorization": "Credentials that are none",
+    "tries": "Keys tried one after the other",
     "path": "Paths",
     "method": "Methods, upgrades, tunnels",
     "host": "Hosts",
@@ -58,6 +60,7 @@ TABLE: list[Row] = [
     *claims.ROWS,
     *authorization.ROWS,
     *api_keys.ROWS,
+    *tries.ROWS,
     *paths.ROWS,
     *methods.ROWS,
     *hosts.ROWS,

@@ -76,6 +76,7 @@ def test_every_placeholder_gets_its_value():
     assert ["/state/ledger.jsonl", "/dev/stdout"] == log_paths(bootstrap)
     assert '"/etc/meter.lua"' in text
     assert '"/etc/errors.lua"' in text
+    assert '"/etc/tries.lua"' in text
 
 
 def log_paths(bootstrap: Any) -> list[str]:

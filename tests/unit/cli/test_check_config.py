@@ -180,6 +180,13 @@ def test_the_repositorys_files_are_fine(capsys):
             id="no errors.lua",
         ),
         pytest.param(
+            "filename: tries.lua",
+            "filename: other.lua",
+            "http_filters: tries.lua is missing",
+            "add it",
+            id="no tries.lua",
+        ),
+        pytest.param(
             "path_with_escaped_slashes_action: REJECT_REQUEST",
             "path_with_escaped_slashes_action: UNESCAPE_AND_FORWARD",
             "path_with_escaped_slashes_action: %2F",
