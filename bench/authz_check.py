@@ -1,17 +1,23 @@
-"""What one check costs: authz alone, over its Unix socket, its key remembered.
+"""What one check costs: authz over its Unix socket, its key remembered.
 
-    PYTHONPATH=.:services .venv/bin/python bench/authz_check.py [seconds] [concurrency]
+    python -m bench.authz_check [--rounds N] [--seconds S] [--concurrency N]
 
-Prints checks per second and the CPU time of the authz process for each, user and
-system. The client shares the machine: the CPU figure is the steadier one.
+By turns with a service of the same make that answers without looking (bench.bare): what
+that costs is gRPC's in Python, and the machine's of the hour. Prints medians; the
+client shares the machine, so the CPU figure is the steadier one.
 """
 
+import argparse
 import asyncio
+import contextlib
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -24,7 +30,6 @@ from tollhouse.adapters.redis.keyring import Keyring
 from tollhouse.pb.envoy.service.auth.v3 import external_auth_pb2 as ext_authz
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
-SECONDS, CONCURRENCY = 3.0, 32
 # What Envoy sends besides unless told what to send, for the openai SDK.
 HEADERS = {
     ":authority": "gateway.example",
@@ -75,53 +80,101 @@ async def load(target: str, message: bytes, seconds: float, concurrency: int) ->
     return count
 
 
-def measure(authz: psutil.Process, target: str, message: bytes) -> str:
-    """Load authz; one line of figures."""
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
-    concurrency = int(sys.argv[2]) if len(sys.argv) > 2 else CONCURRENCY  # noqa: PLR2004
+@dataclass(frozen=True)
+class Cost:
+    """Of checks by one service."""
+
+    per_second: float
+    cpu_us: float
+
+
+def measure(
+    service: psutil.Process, target: str, message: bytes, arguments: argparse.Namespace
+) -> Cost:
+    """Load a service that is warm."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(load(target, message, 0.5, concurrency))  # warm
-        before, begin = authz.cpu_times(), time.monotonic()
-        count = runner.run(load(target, message, seconds, concurrency))
-        after, wall = authz.cpu_times(), time.monotonic() - begin
+        runner.run(load(target, message, 0.3, arguments.concurrency))
+        before, begin = service.cpu_times(), time.monotonic()
+        count = runner.run(
+            load(target, message, arguments.seconds, arguments.concurrency)
+        )
+        after, wall = service.cpu_times(), time.monotonic() - begin
     cpu = after.user + after.system - before.user - before.system
-    rss = authz.memory_info().rss / 2**20
-    return (
-        f"{count / wall:7.0f} checks/s {cpu / count * 1e6:6.1f} µs CPU each, "
-        f"RSS {rss:.0f} MiB"
+    return Cost(count / wall, cpu / count * 1e6)
+
+
+@contextlib.contextmanager
+def running(target: str, *command: str, **environment: str) -> Iterator[psutil.Process]:
+    """Run a service of ours at a Unix socket."""
+    service = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        stdout=subprocess.DEVNULL,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "TOLLHOUSE_LISTEN": target,
+            **environment,
+        },
     )
+    try:
+        yield psutil.Process(service.pid)
+    finally:
+        service.terminate()
+        service.wait()
 
 
 def main() -> None:
-    """Measure with the header we need only, and with all of them."""
+    """Measure with the header we need only, with all of them, and without a look."""
+    parser = argparse.ArgumentParser(
+        prog="bench.authz_check",
+        description=__doc__.partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="of each, by turns")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each round")
+    parser.add_argument("--concurrency", type=int, default=32, help="checks at a time")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="th-") as name, running_redis() as server:
-        folder = Path(name)
-        pepper = folder / "pepper"
+        pepper = Path(name, "pepper")
         pepper.touch(mode=0o600)
         pepper.write_text("5a" * 32)
         ring = Keyring(server.url, Pepper.read(pepper))
         ring.create_tenant("acme", "demo")
         key, _ = ring.create_key("acme")
         ring.close()
-        target = f"unix:{folder}/authz.sock"
-        authz = subprocess.Popen(
-            [sys.executable, "-m", "tollhouse.authz"],
-            stdout=subprocess.DEVNULL,
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(sys.path),
-                "TOLLHOUSE_LISTEN": target,
-                "TOLLHOUSE_REDIS_URL": server.url,
-                "TOLLHOUSE_PEPPER_FILE": str(pepper),
-            },
-        )
-        try:
-            process = psutil.Process(authz.pid)
-            for what, headers in (("authorization only", {}), ("all headers", HEADERS)):
-                print(f"{what:<18}", measure(process, target, request(key, headers)))
-        finally:
-            authz.terminate()
-            authz.wait()
+        target, bare_target = f"unix:{name}/authz.sock", f"unix:{name}/bare.sock"
+        plain, full = request(key, {}), request(key, HEADERS)
+        with (
+            running(
+                target,
+                "tollhouse.authz",
+                TOLLHOUSE_REDIS_URL=server.url,
+                TOLLHOUSE_PEPPER_FILE=str(pepper),
+            ) as authz,
+            running(
+                bare_target, "bench.bare", "authz", f"{name}/bare.sock", "-"
+            ) as bare,
+        ):
+            asked = {
+                "bare: answers without a look": (bare, bare_target, plain),
+                "authz, authorization only": (authz, target, plain),
+                "authz, all headers": (authz, target, full),
+            }
+            rounds = [
+                {what: measure(*it, arguments) for what, it in asked.items()}
+                for _ in range(arguments.rounds)
+            ]
+    _print(rounds)
+
+
+def _print(rounds: list[dict[str, Cost]]) -> None:
+    first, *_ = rounds[0]
+    print("| | checks a second | CPU µs a check | of bare |\n|---|---|---|---|")
+    for what in rounds[0]:
+        per_second = statistics.median(it[what].per_second for it in rounds)
+        cpu = statistics.median(it[what].cpu_us for it in rounds)
+        ratio = statistics.median(it[what].cpu_us / it[first].cpu_us for it in rounds)
+        print(f"| {what} | {per_second:.0f} | {cpu:.0f} | {ratio:.2f} × |")
 
 
 if __name__ == "__main__":

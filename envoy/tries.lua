@@ -99,9 +99,11 @@ local function refill(bucket, now)
   bucket.at = now
 end
 
--- Whether authz may be asked about a credential. It counts as passed until `note_refusal`.
+-- Whether a credential passed before. Asked first: of nearly every request this is all.
+function Tries:has_passed(digest) return self.passed:get(digest) end
+
+-- Whether authz may be asked about another. It counts as passed until `note_refusal`.
 function Tries:may_ask(network, digest, now)
-  if self.passed:get(digest) then return true end
   local bucket = self.buckets:get(network)
   if bucket then
     refill(bucket, now)
@@ -142,7 +144,8 @@ local function network_of(handle) return M.network(handle:streamInfo():downstrea
 
 function envoy_on_request(handle)
   local digest = digest_of(handle:headers())
-  if not digest or tries:may_ask(network_of(handle), digest, os.time()) then return end
+  if not digest or tries:has_passed(digest) then return end
+  if tries:may_ask(network_of(handle), digest, os.time()) then return end
   handle:streamInfo():dynamicMetadata():set("tollhouse.refusal", "word", "tries")
   handle:respond({ [":status"] = "429", ["retry-after"] = "1" }, "")
 end

@@ -28,8 +28,12 @@ class Worker:
         self._tries = module["new"]()
 
     def may_ask(self, credential: int, now: int = 0, network: str = HERE) -> bool:
-        allowed: bool = self._tries["may_ask"](self._tries, network, credential, now)
-        return allowed
+        """Whether authz is asked about it."""
+        tries = self._tries
+        return bool(
+            tries["has_passed"](tries, credential)
+            or tries["may_ask"](tries, network, credential, now)
+        )
 
     def is_refused(self, credential: int, now: int = 0, network: str = HERE) -> None:
         self._tries["note_refusal"](self._tries, network, credential, now)
