@@ -13,10 +13,8 @@ from tollhouse.adapters.redis.vitals import Trouble, Vitals
 Look = Callable[[], Sequence[Vitals]]
 
 
-def watch_redis(provider: MeterProvider | None, look: Look) -> None:
+def watch_redis(provider: MeterProvider, look: Look) -> None:
     """Ask at each export what was seen last."""
-    if provider is None:
-        return
     meter = provider.get_meter("tollhouse")
 
     def observed(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from tollhouse.adapters import logs, metric_export
-from tollhouse.adapters.certificate_metrics import watch_certificates
+from tollhouse.adapters.dependency_metrics import watch_dependencies
 from tollhouse.adapters.grpc_server import serve
 from tollhouse.adapters.pepper import Pepper, PepperError, PepperFile
 from tollhouse.adapters.process import Process, StartError, read_settings, run
@@ -18,8 +18,6 @@ from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.keyring import Keyring
 from tollhouse.adapters.redis.redis_py import asyncio_clients
 from tollhouse.adapters.redis.subscription import Subscription
-from tollhouse.adapters.redis.vitals import VitalsWatch
-from tollhouse.adapters.redis_metrics import watch_redis
 from tollhouse.adapters.tls import server_tls
 from tollhouse.admin.calls import Calls
 from tollhouse.admin.config import Settings
@@ -53,11 +51,9 @@ async def main(process: Process) -> None:
     tail = AuditTail(clients, _record)
     calls = Calls(ring, tokens)
     export = metric_export.open_export(process.name, str(uuid.uuid4()))
-    vitals = VitalsWatch(redis)
-    watch_redis(export, lambda: vitals.latest)
-    watch_certificates(export, settings, lambda: vitals.latest)
+    watches = watch_dependencies(export, settings, redis)
     await tail.begin()
-    background = [tail.run, moved.run, mover.run, vitals.run]
+    background = [tail.run, moved.run, mover.run, *watches]
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(contextlib.closing(ring))
         stack.push_async_callback(redis.close)

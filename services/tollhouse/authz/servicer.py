@@ -140,7 +140,7 @@ class AuthorizationServicer:
         if place is None or not self._tracing.wants(place, is_notable=is_notable):
             return
         attributes = {
-            names.OUTCOME: verdict,
+            names.VERDICT: verdict,
             names.TENANT: None if caller is None else caller.tenant,
             names.KEY_ID: None if caller is None else caller.key_id,
         }

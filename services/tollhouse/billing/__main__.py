@@ -10,8 +10,8 @@ import grpc.aio
 
 from tollhouse.adapters import logs, metric_export
 from tollhouse.adapters.billing_metrics import BillingMetrics
-from tollhouse.adapters.certificate_metrics import watch_certificates
 from tollhouse.adapters.configuration import ConfigurationError
+from tollhouse.adapters.dependency_metrics import watch_dependencies
 from tollhouse.adapters.grpc_server import serve
 from tollhouse.adapters.live import Live
 from tollhouse.adapters.loss_metrics import watch_lost_spans
@@ -21,9 +21,7 @@ from tollhouse.adapters.redis.chunks import Chunks
 from tollhouse.adapters.redis.client import Redis
 from tollhouse.adapters.redis.dedupe import Dedupe
 from tollhouse.adapters.redis.leadership import Leadership
-from tollhouse.adapters.redis.vitals import VitalsWatch
 from tollhouse.adapters.redis.windows import Windows
-from tollhouse.adapters.redis_metrics import watch_redis
 from tollhouse.adapters.script_metrics import script_observer
 from tollhouse.adapters.tls import server_tls
 from tollhouse.adapters.tracing import Tracing
@@ -67,9 +65,7 @@ async def main(process: Process, clock: Callable[[], float] = time.time) -> None
         except ValueError as error:
             raise StartError(f"TOLLHOUSE_BILLING_REDIS_URL: {error}") from error
         stack.push_async_callback(redis.close)
-        vitals = VitalsWatch(redis)
-        watch_redis(export, lambda: vitals.latest)
-        watch_certificates(export, settings, lambda: vitals.latest)
+        watches = watch_dependencies(export, settings, redis)
         metrics = BillingMetrics(export)
         chunks = Chunks(redis, deployment=settings.deployment)
         shipping = open_shipping(
@@ -125,7 +121,7 @@ async def main(process: Process, clock: Callable[[], float] = time.time) -> None
                 live.run,
                 sealer.run,
                 shipper.run,
-                vitals.run,
+                *watches,
                 partial(upkeep.lead, leadership),
                 partial(upkeep.forget, dedupe, clock),
                 partial(upkeep.measure, Backlogs(redis), metrics, clock),

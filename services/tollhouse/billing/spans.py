@@ -89,7 +89,7 @@ def tell_attempt(
         names.CHUNK_TOKENS: chunk.value,
         names.CHUNK_ATTEMPT: attempt.number,
         names.BILLING_PROVIDER: provider,
-        names.OUTCOME: answer.verdict,
+        names.VERDICT: answer.verdict,
     }
     span = Span(
         "chunk.ship",

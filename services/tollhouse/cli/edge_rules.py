@@ -45,6 +45,7 @@ from tollhouse.cli import (
     edge_clusters,
     edge_fallback,
     edge_hardening,
+    edge_headers,
     edge_logs,
     edge_managers,
     edge_streams,
@@ -109,6 +110,7 @@ def _filters(manager: hcm.HttpConnectionManager) -> list[Message | None]:
 def _manager_findings(path: str, manager: hcm.HttpConnectionManager) -> Iterator[str]:
     yield from _filter_findings(f"{path}.http_filters", _filters(manager))
     yield from edge_hardening.manager_findings(path, manager)
+    yield from edge_headers.findings(path, manager)
     yield from edge_streams.findings(path, manager)
     if not any(
         _strips_ours(item.typed_config)

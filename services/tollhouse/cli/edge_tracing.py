@@ -25,6 +25,7 @@ from envoy_data_plane.envoy.type.v3 import Percent
 
 from tollhouse.cli import edge_managers
 from tollhouse.cli.edge_clusters import options_of, speaks_http2
+from tollhouse.cli.edge_headers import is_removed
 from tollhouse.core.catalog import Telemetry, Traceparent
 
 TRACE_HEADER = "x-tollhouse-trace"
@@ -72,7 +73,7 @@ def findings(
 ) -> Iterator[str]:
     """Yield what is wrong with a connection manager's traces."""
     for name in _FORCING:
-        if not _is_removed(manager, name):
+        if not is_removed(manager, name):
             yield (
                 f"{path}.early_header_mutation_extensions: with {name} clients have"
                 f" all their requests traced; add `remove: {name}`"
@@ -146,7 +147,7 @@ def _policy_differences(
     path: str, manager: hcm.HttpConnectionManager, policy: Traceparent
 ) -> Iterator[str]:
     place = f"{path}.early_header_mutation_extensions"
-    match _is_removed(manager, _CONTEXT), policy:
+    match is_removed(manager, _CONTEXT), policy:
         case False, Traceparent.RESTART:
             yield (
                 f"{place}: clients' {_CONTEXT} is kept, and tollhouse.yaml's"
@@ -159,27 +160,6 @@ def _policy_differences(
                 " telemetry.traceparent is trust; take that out here, or say restart"
                 " there"
             )
-
-
-def _is_removed(manager: hcm.HttpConnectionManager, name: str) -> bool:
-    return any(
-        _removes(mutation, name)
-        for extension in manager.early_header_mutation_extensions
-        if extension.typed_config
-        and isinstance(it := extension.typed_config.unpack(), early.HeaderMutation)
-        for mutation in it.mutations
-    )
-
-
-def _removes(mutation: HeaderMutation, name: str) -> bool:
-    if mutation.remove_on_match is None:
-        return (mutation.remove or "").lower() == name
-    matcher = mutation.remove_on_match.key_matcher
-    if matcher is None:
-        return False
-    return matcher.exact == name or bool(
-        matcher.prefix and name.startswith(matcher.prefix)
-    )
 
 
 def _tells_the_trace(manager: hcm.HttpConnectionManager) -> bool:

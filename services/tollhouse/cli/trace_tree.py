@@ -10,7 +10,8 @@ from tollhouse.cli.console import Console
 
 _TOLD = (
     *("http.method", "http.route", "http.status_code"),
-    *(names.ERROR_TYPE, names.OUTCOME, names.TENANT, names.LIMIT, names.RUNG),
+    *(names.ERROR_TYPE, names.OUTCOME, names.DECISION, names.VERDICT),
+    *(names.TENANT, names.LIMIT, names.RUNG),
     *(names.REQUEST_MODEL, names.INPUT_TOKENS, names.OUTPUT_TOKENS),
     *(names.FINISH_REASONS, names.FIRST_CHUNK_SECONDS),
     *(names.RESERVED_UNITS, names.USED_UNITS, names.SCRIPT),

@@ -23,27 +23,22 @@ What all workers admit while Redis is away, T minutes, whatever the traffic's sp
     capacity    as concurrent, and one exchange more per worker
 """
 
-import heapq
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 from zlib import crc32
 
 from tollhouse.core import room
-from tollhouse.core.buckets import GRAINS, Bucket
+from tollhouse.core.buckets import GRAINS
 from tollhouse.core.ids import created_ms
 from tollhouse.core.limits import Limit, Measure, Scope
-from tollhouse.core.periods import period
+from tollhouse.core.local_copies import Copy, Seen, as_seen, unseen
 from tollhouse.core.reservation import Granted, Refused, Reservation
 from tollhouse.core.usage import Facts
 
 MOST_REMEMBERED = 50_000
 """Limits of single owners, the longest unused forgotten first: 20 MB."""
-UNSEEN_BUDGET = 10
-"""Of a budget never seen this part is left, as far as we know: a tenth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +47,6 @@ class Share:
 
     turn: int
     workers: int
-
-
-class _Seen(NamedTuple):
-    """Level of a shared limit, when (ms), and when the exchange was made (Unix ms)."""
-
-    level: int
-    at_ms: int
-    created_ms: int
 
 
 class LocalLimits:
@@ -75,7 +62,7 @@ class LocalLimits:
     ) -> None:
         self._lease_ms = lease_ms
         self._most_remembered = most_remembered
-        self._known: OrderedDict[str, _Seen | _Copy] = OrderedDict()
+        self._known: OrderedDict[str, Seen | Copy] = OrderedDict()
 
     def remember(
         self, reservation: Reservation, verdict: Granted | Refused, now_ms: int
@@ -90,7 +77,7 @@ class LocalLimits:
         for (name, is_fleet), level in zip(names, verdict.levels, strict=True):
             # Of a refusal only the side that refused was looked at for sure.
             if side is None or side is is_fleet:
-                known[name] = _Seen(level, now_ms, created)
+                known[name] = Seen(level, now_ms, created)
                 known.move_to_end(name)
         self._forget()
 
@@ -128,16 +115,16 @@ class LocalLimits:
 
     def _copy(
         self, limit: Limit, reservation: Reservation, now_ms: int, at_ms: int
-    ) -> "_Copy":
+    ) -> Copy:
         facts = reservation.facts
         name = _name(limit, facts.tenant, facts.key_id, facts.served_model)
         known = self._known.get(name)
-        if known is None or isinstance(known, _Seen):
+        if known is None or isinstance(known, Seen):
             lasts_ms = reservation.typical.duration_ms or self._lease_ms
             known = (
-                _unseen(limit, now_ms, at_ms)
+                unseen(limit, now_ms, at_ms)
                 if known is None
-                else _as_seen(limit, known, lasts_ms)
+                else as_seen(limit, known, lasts_ms)
             )
             self._known[name] = known
         self._known.move_to_end(name)
@@ -172,94 +159,6 @@ def _name(limit: Limit, tenant: str, key_id: str, model: str) -> str:
             return f"{limit.measure:d}g"
 
 
-class _BucketCopy:
-    """A bucket's grains used, drained whenever it is looked at.
-
-    They go below zero for what is larger than a worker's part of the burst: as far as
-    two of the largest such requests need, or one that comes a little late would lose
-    what time had saved up meanwhile.
-    """
-
-    __slots__ = ("_at_ms", "_largest", "level")
-
-    def __init__(self, level: int, at_ms: int) -> None:
-        self.level = level
-        self._at_ms = at_ms
-        self._largest = 0
-
-    def wait_ms(
-        self, limit: Limit, cost: int, others: int, now_ms: int, _at_ms: int
-    ) -> float:
-        bucket = Bucket.of(limit)
-        if cost <= bucket.capacity:
-            self._largest = max(self._largest, cost + others)
-        drained = self.level - bucket.rate * (now_ms - self._at_ms)
-        self.level = max(drained, min(0, bucket.capacity - 2 * self._largest))
-        self._at_ms = now_ms
-        return room.wait_ms(limit, cost, self.level + others)
-
-    def charge(self, cost: int, workers: int, _ends_ms: int) -> None:
-        self.level += cost * workers
-
-
-class _BudgetCopy:
-    """A budget of one period: what was spent of it, by all workers if as we did.
-
-    What is `sure` to be spent makes the budget used up; what only our part forbids may
-    be there once the shared limit is back.
-    """
-
-    __slots__ = ("_period", "_sure", "level")
-
-    def __init__(self, level: int, sure: int, number: int) -> None:
-        self.level = level
-        self._sure = sure
-        self._period = number
-
-    def wait_ms(
-        self, limit: Limit, cost: int, others: int, _now_ms: int, at_ms: int
-    ) -> float:
-        number = period(limit.measure, limit.zone, at_ms).number
-        if number > self._period:
-            # It began while we were alone: all have spent of it in parts like ours.
-            self.level, self._sure, self._period = 0, 0, number
-        if never := room.wait_ms(limit, cost, self._sure):
-            return never
-        fits = not room.wait_ms(limit, cost, self.level + others)
-        return 0 if fits else room.BUSY_WAIT_MS
-
-    def charge(self, cost: int, workers: int, _ends_ms: int) -> None:
-        self.level += cost * workers
-        self._sure += cost
-
-
-class _CountCopy:
-    """Places, or units in flight; each ends by itself after the typical time."""
-
-    __slots__ = ("_ends", "level")
-
-    def __init__(self, level: int, ends_ms: int) -> None:
-        self.level = level
-        self._ends = [(ends_ms, level)] if level else []
-
-    def wait_ms(
-        self, limit: Limit, cost: int, others: int, now_ms: int, _at_ms: int
-    ) -> float:
-        while self._ends and self._ends[0][0] <= now_ms:
-            self.level -= heapq.heappop(self._ends)[1]
-        wait = room.wait_ms(limit, cost, self.level + others)
-        if 0 < wait < math.inf and self._ends:
-            return self._ends[0][0] - now_ms
-        return wait
-
-    def charge(self, cost: int, workers: int, ends_ms: int) -> None:
-        self.level += cost * workers
-        heapq.heappush(self._ends, (ends_ms, cost * workers))
-
-
-_Copy = _BucketCopy | _BudgetCopy | _CountCopy
-
-
 def _of_others(
     limits: Sequence[Limit], costs: Sequence[int], facts: Facts, share: Share
 ) -> list[int]:
@@ -280,26 +179,3 @@ def _of_others(
         mine = share.turn if limit.scope.is_fleet else turn
         others.append(mine * one + (share.workers - 1) * (cost - one))
     return others
-
-
-def _as_seen(limit: Limit, seen: _Seen, lasts_ms: int) -> _Copy:
-    """Start where the shared limit was."""
-    measure = limit.measure
-    if measure.is_bucket:
-        return _BucketCopy(seen.level, seen.at_ms)
-    if measure.is_budget:
-        number = period(measure, limit.zone, seen.created_ms).number
-        return _BudgetCopy(seen.level, seen.level, number)
-    return _CountCopy(seen.level, seen.at_ms + lasts_ms)
-
-
-def _unseen(limit: Limit, now_ms: int, at_ms: int) -> _Copy:
-    """Start where nothing is known."""
-    measure = limit.measure
-    if measure.is_bucket:
-        return _BucketCopy(0, now_ms)
-    if measure.is_budget:
-        number = period(measure, limit.zone, at_ms).number
-        assumed = limit.value - limit.value // UNSEEN_BUDGET
-        return _BudgetCopy(assumed, 0, number)
-    return _CountCopy(0, now_ms)

@@ -5,8 +5,8 @@ import re
 from tollhouse.adapters import logs, metric_export
 from tollhouse.adapters.address import Address
 from tollhouse.adapters.admission_notes import AdmissionNotes
-from tollhouse.adapters.certificate_metrics import watch_certificates
 from tollhouse.adapters.configuration import ConfigurationError
+from tollhouse.adapters.dependency_metrics import watch_dependencies
 from tollhouse.adapters.exchange_metrics import ExchangeMetrics
 from tollhouse.adapters.grpc_server import serve
 from tollhouse.adapters.ledger import LedgerReader
@@ -21,9 +21,7 @@ from tollhouse.adapters.redis.limiter import Limiter
 from tollhouse.adapters.redis.outbox import Outbox
 from tollhouse.adapters.redis.positions import Positions
 from tollhouse.adapters.redis.reaper import Reaper
-from tollhouse.adapters.redis.vitals import VitalsWatch
 from tollhouse.adapters.redis.workers import Workers
-from tollhouse.adapters.redis_metrics import watch_redis
 from tollhouse.adapters.remote import Remote, RemoteSettings, open_remote
 from tollhouse.adapters.script_metrics import script_observer
 from tollhouse.adapters.tls import server_tls
@@ -71,9 +69,7 @@ async def main(process: Process) -> None:
         )
     except ValueError as error:
         raise StartError(f"TOLLHOUSE_REDIS_URL: {error}") from error
-    vitals = VitalsWatch(redis)
-    watch_redis(export, lambda: vitals.latest)
-    watch_certificates(export, settings, lambda: vitals.latest)
+    watches = watch_dependencies(export, settings, redis)
     metrics = Metrics(export)
     endings = Endings(
         ExchangeMetrics(export),
@@ -137,7 +133,7 @@ async def main(process: Process) -> None:
                     Refresher(redis, experience).run,
                     learner.run,
                     backends.run,
-                    vitals.run,
+                    *watches,
                     *rotation,
                     *drain,
                 ],

@@ -159,7 +159,7 @@ class Trail:
     def _of_end(self) -> Mapping[str, Value | None]:
         limit, problem = self.limit, self.problem
         return {
-            names.OUTCOME: self.decision,
+            names.DECISION: self.decision,
             names.PROBLEM: None if problem is None else problem.kind.name.lower(),
             names.LIMIT: None if limit is None else limit.word,
         }

@@ -131,7 +131,7 @@ async def test_an_admission_is_in_the_trace_of_its_request(rig, live):
         "tollhouse.units.reserved": admitted.reserved_units,
         "tollhouse.requests": 1,
         "tollhouse.rung": "shared",
-        "tollhouse.outcome": "admitted",
+        "tollhouse.decision": "admitted",
     } == {it: value for it, value in span.attributes.items() if it != EXCHANGE}
     assert not span.has_failed
     fleets, tenants = scripts
@@ -180,7 +180,7 @@ async def test_a_refusal_stands_out(rig, live):
     assert 429 == refusal.immediate_response.status.code
     assert "rate_limited:key.requests" == refusal.immediate_response.details
     assert ("refused", "rate_limited", "key.requests") == tuple(
-        limited.attributes[f"tollhouse.{it}"] for it in ("outcome", "problem", "limit")
+        limited.attributes[f"tollhouse.{it}"] for it in ("decision", "problem", "limit")
     )
     assert UNSAMPLED.trace_id == limited.trace_id
     assert ["redis.reserve"] == [it.name for it in scripts]
@@ -256,7 +256,7 @@ async def test_a_bug_is_a_failure(rig, redis):
     (span,), _ = await rig.told()
 
     assert ("failed", "internal") == (
-        span.attributes["tollhouse.outcome"],
+        span.attributes["tollhouse.decision"],
         span.attributes["error.type"],
     )
 
@@ -280,7 +280,7 @@ async def test_who_leaves_is_told_of_with_what_is_given_back(rig, redis):
     call.cancel()
     (span,), scripts = await rig.told()
 
-    assert "left" == span.attributes["tollhouse.outcome"]
+    assert "left" == span.attributes["tollhouse.decision"]
     assert {"redis.reserve", "redis.release"} == {it.name for it in scripts}
     assert {span.span_id} == {it.parent for it in scripts}
 
@@ -307,10 +307,10 @@ async def test_a_stream_is_one_span_with_a_script_for_each_request(rig):
     _, replies = await rest_of(call)
     (first, stream), scripts = await rig.told()
 
-    assert "named" == first.attributes["tollhouse.outcome"]
+    assert "named" == first.attributes["tollhouse.decision"]
     assert (ID, "admitted", MOST_RUNS + 3) == tuple(
         stream.attributes[f"tollhouse.{it}"]
-        for it in ("exchange", "outcome", "requests")
+        for it in ("exchange", "decision", "requests")
     )
     assert MOST_RUNS == len(scripts)
     assert {stream.span_id} == {it.parent for it in scripts}
@@ -333,7 +333,7 @@ async def test_a_refused_further_request_stands_out(rig, live):
 
     assert span.ended_ns <= heard_ns
     assert ("refused", "key.requests", 2) == tuple(
-        span.attributes[f"tollhouse.{it}"] for it in ("outcome", "limit", "requests")
+        span.attributes[f"tollhouse.{it}"] for it in ("decision", "limit", "requests")
     )
 
 

@@ -116,14 +116,14 @@ async def test_a_kept_trace_has_its_span(tmp_path: Path):
     assert (span.name, span.error) == ("authz.check", "")
     assert span.started_ns <= span.ended_ns
     assert span.attributes == {
-        "tollhouse.outcome": "passed",
+        "tollhouse.verdict": "passed",
         "tollhouse.tenant": "acme",
         "tollhouse.key_id": "nobodynobody",
     }
 
 
 @pytest.mark.parametrize(
-    ("known", "key", "outcome", "error"),
+    ("known", "key", "verdict", "error"),
     [
         (credential("models:read"), KEY, "forbidden", ""),
         (credential(is_suspended=True), KEY, "suspended", ""),
@@ -131,14 +131,14 @@ async def test_a_kept_trace_has_its_span(tmp_path: Path):
         (None, KEY, "unavailable", "unavailable"),
     ],
 )
-async def test_who_does_not_pass_is_told_of(known, key, outcome, error, tmp_path):
+async def test_who_does_not_pass_is_told_of(known, key, verdict, error, tmp_path):
     """In any trace; a pass in one that is not kept is nothing."""
     asked = Asked(tmp_path, known)
     await asked.check(OTHER, key=key)
 
     [(parent, span)] = asked.exporter.told
     assert (parent, span.error) == (OTHER, error)
-    assert span.attributes["tollhouse.outcome"] == outcome
+    assert span.attributes["tollhouse.verdict"] == verdict
     passing = Asked(tmp_path, credential())
     await passing.check(OTHER)
     assert passing.exporter.told == []

@@ -67,7 +67,7 @@ async def test_a_chunk_is_linked_to_one_exchange_that_is_kept(aggregator, told, 
     assert ("tollhouse-billing", "") == (span.service, span.parent)
     told_of = dict(span.attributes)
     assert 1 <= told_of.pop("tollhouse.chunk.attempt")
-    assert told_of.pop("tollhouse.outcome") in {"accepted", "duplicate"}
+    assert told_of.pop("tollhouse.verdict") in {"accepted", "duplicate"}
     assert {
         "tollhouse.chunk": f"{OUTPUT}|1",
         "tollhouse.chunk.tokens": 18,
@@ -135,6 +135,6 @@ async def test_a_failure_stands_out(aggregator, told, stripe):
 
     assert ("meter_event_customer_not_found", "poison", []) == (
         span.attributes["error.type"],
-        span.attributes["tollhouse.outcome"],
+        span.attributes["tollhouse.verdict"],
         span.links,
     )
