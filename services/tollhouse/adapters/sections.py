@@ -246,6 +246,7 @@ class EngineSection(Section):
     itl_ms: Annotated[float, Field(gt=0)] = 15
     prefill_ms_per_token: Annotated[float, Field(ge=0)] = 0.05
     max_num_seqs: Count = 8
+    natural_end: Annotated[bool, Field(strict=True)] = True
 
 
 class TelemetrySection(Section):

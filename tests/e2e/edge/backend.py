@@ -22,8 +22,8 @@ class Ending(Enum):
     HANG = "hang"
 
 
-Step = bytes | float | Ending
-"""Bytes to write, seconds to wait, or a way to end."""
+Step = bytes | float | asyncio.Event | Ending
+"""Bytes to write, seconds or an event to wait for, or a way to end."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,8 @@ class Backend:
                     await reader.read()
                     self.gone.set()
                     return False
+                case asyncio.Event():
+                    await step.wait()
                 case seconds:
                     await asyncio.sleep(float(seconds))
             if reader.at_eof():

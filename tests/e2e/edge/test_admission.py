@@ -159,6 +159,7 @@ async def lame_edge(request, tmp_path) -> AsyncIterator[Edge]:
         yield edge
 
 
+@pytest.mark.timed
 async def test_service_down(lame_edge):
     """A service that is away is a 503 at once; a wrong key is still a 401."""
     good = await _post(lame_edge)

@@ -39,9 +39,9 @@ def draining(edge, *, notice=0.2, most=20.0):
 
 
 @contextlib.asynccontextmanager
-async def streaming(edge, client, seconds):
-    """A stream that has begun and goes on for so long."""
-    steps = [CHUNKED_SSE, chunk(b"data: {}\n\n"), seconds]
+async def streaming(edge, client, pause):
+    """A stream that has begun and goes on for so many seconds, or until an event."""
+    steps = [CHUNKED_SSE, chunk(b"data: {}\n\n"), pause]
     script = edge.backend.script([*steps, chunk(b"data: [DONE]\n\n"), b"0\r\n\r\n"])
     headers = {"x-test-script": script}
     async with client.stream("POST", CHAT, content=BODY, headers=headers) as response:
@@ -86,7 +86,9 @@ async def test_a_stream_ends_and_requests_are_served(edge):
 
 async def test_a_drain_that_takes_too_long_cuts_nothing(edge):
     """It says what is left; who asked decides."""
-    async with edge.client() as client, streaming(edge, client, 1.5) as pieces:
+    goes_on = asyncio.Event()
+    async with edge.client() as client, streaming(edge, client, goes_on) as pieces:
         assert 1 == await draining(edge, most=0.5)
 
+        goes_on.set()
         assert b"[DONE]" in b"".join([piece async for piece in pieces])

@@ -1,5 +1,6 @@
 """The ledger has what settlement needs, for every exchange and for nothing else."""
 
+import asyncio
 import json
 import re
 
@@ -95,18 +96,33 @@ async def test_beats(edge):
     steps: list[Step] = [CHUNKED_SSE]
     for number in range(1, 31):
         steps += [chunk(corpus.joined([[corpus.comment(number), b"data: {}"]])), 0.02]
+    seen = asyncio.Event()
+    steps.insert(1 + 2 * 20, seen)
     script = edge.backend.script([*steps, b"0\r\n\r\n"])
-    async with edge.client() as client:
-        response = await client.post(_CHAT, json={}, headers={"x-test-script": script})
 
-    exchange = response.headers["x-tollhouse-exchange"]
+    def told():
+        lines = [line for line in edge.lines() if line["exchange"] == exchange]
+        meters = [line["meter"] or "sse,0,0,0,0,0" for line in lines]
+        return lines, [int(meter.split(",")[5]) for meter in meters]
+
+    async with (
+        edge.client() as client,
+        client.stream(
+            "POST", _CHAT, json={}, headers={"x-test-script": script}
+        ) as response,
+        asyncio.timeout(30),
+    ):
+        exchange = response.headers["x-tollhouse-exchange"]
+        while told()[1].count(20) < 2:  # noqa: ASYNC110 - Envoy tells nobody
+            await asyncio.sleep(0.02)
+        seen.set()
+        await response.aread()
+
     await edge.ended(exchange)
-    lines = [line for line in edge.lines() if line["exchange"] == exchange]
+    lines, counts = told()
     *beats, end = lines
-    counts = [int((line["meter"] or "sse,0,0,0,0,0").split(",")[5]) for line in lines]
     assert {line["type"] for line in beats} == {"DownstreamPeriodic"}
     assert end["type"] == "DownstreamEnd"
-    assert len(beats) >= 2
     assert counts == sorted(counts)
-    assert 0 < counts[1] < 30 == counts[-1]
+    assert counts[-1] == 30
     assert all(line["admitted"] and line["facts"] for line in beats)

@@ -117,7 +117,8 @@ async def test_end_on_a_frame_with_bytes(edge, ended, strip):
 async def test_upstream_reset(edge):
     """A backend that breaks off shows: to the client, and as no F in the ledger."""
     whole = corpus.joined(corpus.commented()[:4])
-    script = edge.backend.script([CHUNKED_SSE, chunk(whole), 0.05, Ending.RESET])
+    seen = asyncio.Event()
+    script = edge.backend.script([CHUNKED_SSE, chunk(whole), seen, Ending.RESET])
     received = b""
     async with (
         edge.client() as client,
@@ -128,6 +129,7 @@ async def test_upstream_reset(edge):
         pieces = response.aiter_raw()
         while len(received) < len(corpus.joined(_CLEAN[:4])):
             received += await anext(pieces)
+        seen.set()
         with pytest.raises(httpx.RemoteProtocolError):
             await anext(pieces)
 

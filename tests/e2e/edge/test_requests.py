@@ -326,6 +326,7 @@ async def test_a_whole_request_that_is_not_admitted_in_time(hurried_edge):
     assert hurried_edge.backend.received == []
 
 
+@pytest.mark.timed  # it has to be admitted within half a second
 async def test_a_slow_answer_is_not_cut(hurried_edge):
     """What bounds the sending of a request does not bound its answer."""
     script = hurried_edge.backend.script([0.6, *answer(b"{}")])

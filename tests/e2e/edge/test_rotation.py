@@ -196,11 +196,13 @@ async def test_a_reader_that_dies_between_the_steps(edge, following, dies_after)
     assert rotated(edge)  # not all of it is committed yet
 
     await read_all(following, ids)
-    await turns.tend()
-    await turns.tend()
+    async with asyncio.timeout(SOON):
+        while rotated(edge):
+            await turns.tend()
+            ids += await ask(edge, 1)
+            await read_all(following, ids)
 
     assert set(ids) == following.ends.keys()
-    assert [] == rotated(edge)
     repeated = [id_ for id_, times in following.ends.items() if times > 1]
     assert (dies_after == "read") == bool(repeated)
 
@@ -305,13 +307,18 @@ async def test_requests_go_on_while_the_disk_is_full(edge, following):
 
     with full_disk(edge, 0):
         lost = await ask(edge, 5)
-        async with asyncio.timeout(SOON):
-            while not await edge.counter("filesystem.write_failed"):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        last = []
+        for _ in range(2):  # what fails behind a later line has all of theirs
+            failed = await edge.counter("filesystem.write_failed")
+            last += await ask(edge, 1)
+            async with asyncio.timeout(SOON):
+                while await edge.counter("filesystem.write_failed") == failed:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
         following.read()
     later = await ask(edge, 5)
     await read_all(following, later)
 
-    assert Counter(ids + later) == following.ends
+    ends = {id_: it for id_, it in following.ends.items() if id_ not in last}
+    assert Counter(ids + later) == ends
     assert not following.ends.keys() & set(lost)
     assert [] == following.misread

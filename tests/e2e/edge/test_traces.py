@@ -246,6 +246,7 @@ def silent() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
+@pytest.mark.timed
 async def test_a_silent_collector_costs_nothing(silent, tmp_path):
     """At most so many batches wait for it, and not for ever; no request does."""
     patched = EVERY_ONE | {"min_flush_spans": 1}

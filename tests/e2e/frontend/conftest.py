@@ -57,14 +57,14 @@ def triton(
 def frontend(
     tmp_path_factory: pytest.TempPathFactory, triton: Triton
 ) -> Iterator[Frontend]:
-    """A frontend on a Unix socket that gives up silent engines after two seconds."""
+    """A frontend on a Unix socket that gives up silent engines after four seconds."""
     folder: Path = tmp_path_factory.mktemp("fe")
     with running_frontend(
         folder,
         triton,
         f"unix:{folder / 's'}",
-        inter_token_timeout_seconds=2,
-        first_token_timeout_seconds=10,
+        inter_token_timeout_seconds=4,
+        first_token_timeout_seconds=20,
     ) as running:
         yield running
 

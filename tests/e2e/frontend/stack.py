@@ -25,7 +25,7 @@ FAST = engine.EngineParameters(
     natural_end=False,
     faults=True,
 )
-NARROW = dataclasses.replace(FAST, ttft_ms=1500, itl_ms=20, max_num_seqs=1)
+NARROW = dataclasses.replace(FAST, ttft_ms=6000, itl_ms=20, max_num_seqs=1)
 START_SECONDS = 60
 
 

@@ -158,11 +158,15 @@ async def test_killed_server_takes_its_model_along(tmp_path: Path, fragile):
         (stub,) = psutil.Process(triton.process.pid).children()
         with running_frontend(tmp_path / "fe", triton, f"unix:{tmp_path / 's'}") as it:
             async with it.client() as client:
+                begun = asyncio.Queue[None]()
                 readings = [
-                    asyncio.create_task(_broken_stream(client, chat(max_tokens=2000)))
+                    asyncio.create_task(
+                        _broken_stream(client, chat(max_tokens=2000), begun)
+                    )
                     for _ in range(8)
                 ]
-                await asyncio.sleep(0.5)
+                for _ in readings:
+                    await asyncio.wait_for(begun.get(), 30)
                 triton.process.kill()
                 await asyncio.gather(*readings)
         gone, _ = await asyncio.to_thread(psutil.wait_procs, [stub], 30)
@@ -207,15 +211,22 @@ async def test_log_has_no_text(frontend: Frontend, client: httpx.AsyncClient):
 
 
 async def _broken_stream(
-    client: httpx.AsyncClient, body: dict[str, Any]
+    client: httpx.AsyncClient,
+    body: dict[str, Any],
+    begun: asyncio.Queue[None] | None = None,
 ) -> list[sse.Event]:
-    """Read a stream that must not end well; return its events."""
+    """Read a stream that must not end well; return its events.
+
+    `begun` gets an item when the answer begins.
+    """
     parser = sse.Parser()
     events: list[sse.Event] = []
 
     async def read() -> None:
         async with client.stream("POST", CHAT, json=body | {"stream": True}) as answer:
             assert answer.status_code == 200
+            if begun is not None:
+                begun.put_nowait(None)
             async for chunk in answer.aiter_raw():
                 events.extend(parser.feed(chunk))
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +23,18 @@ class Truth:
     outcome: str
 
 
-def truth(state_dir: Path) -> dict[str, Truth]:
-    """The engine's log by exchange id."""
+def truth(state_dir: Path, of: Collection[str] = ()) -> dict[str, Truth]:
+    """The engine's log by exchange id, once it has these.
+
+    That their clients left, the gateway may have told before the engine noticed.
+    """
+    within(30, lambda: _truth(state_dir).keys() >= set(of))
+    return _truth(state_dir)
+
+
+def _truth(state_dir: Path) -> dict[str, Truth]:
     found: dict[str, Truth] = {}
-    for text in (state_dir / "truth.jsonl").read_text().splitlines():
+    for text in _whole_lines(state_dir / "truth.jsonl"):
         entry = json.loads(text)
         id_ = entry["id"].partition("#")[0]
         before = found.get(id_)
@@ -38,10 +46,15 @@ def truth(state_dir: Path) -> dict[str, Truth]:
     return found
 
 
+def _whole_lines(path: Path) -> list[bytes]:
+    """All but one that is just being written."""
+    return path.read_bytes().split(b"\n")[:-1]
+
+
 def settlements(state_dir: Path, tenant: str) -> dict[str, Settlement]:
     """What the ledger's end lines say of each of a tenant's admitted exchanges."""
     found = {}
-    for raw in (state_dir / "ledger" / "ledger.jsonl").read_bytes().splitlines():
+    for raw in _whole_lines(state_dir / "ledger" / "ledger.jsonl"):
         entry = judge(parse(raw))
         if isinstance(entry, Settlement) and entry.facts.tenant == tenant:
             found[entry.exchange_id] = entry

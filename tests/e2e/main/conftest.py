@@ -24,13 +24,15 @@ PLANS = {
 }
 # Slow enough that 0.2 s of tokens are a number worth checking.
 ENGINE = {"ttft_ms": 10, "itl_ms": 5, "prefill_ms_per_token": 0, "max_num_seqs": 64}
+UNENDING = ENGINE | {"natural_end": False}
+"""Only its cap ends an answer: who leaves sooner leaves it in its middle."""
 
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[RunningStack]:
     """The stack of this folder's tests."""
     with short_folder() as folder:
-        config = write_config(folder / "main.yaml", plans=PLANS, engine=ENGINE)
+        config = write_config(folder / "main.yaml", plans=PLANS, engine=UNENDING)
         with running_stack(folder, config=config) as running:
             yield running
 

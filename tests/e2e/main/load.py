@@ -41,11 +41,11 @@ async def one(
     max_tokens: int = 30,
     prompt: str = PROMPTS[0],
     model: str = "tiny-chat",
-    begun: asyncio.Event | None = None,
+    begun: asyncio.Queue[None] | None = None,
 ) -> Seen:
     """Send one chat request and read it to its end, or leave after some events.
 
-    `begun` is set when the answer begins.
+    `begun` gets an item when the answer begins.
     """
     seen = Seen(stream)
     body = {
@@ -59,7 +59,7 @@ async def one(
             seen.status = response.status_code
             seen.exchange = response.headers.get("x-tollhouse-exchange")
             if begun is not None:
-                begun.set()
+                begun.put_nowait(None)
             if response.status_code != httpx.codes.OK:
                 seen.end = "refused"
                 await response.aread()
@@ -111,11 +111,14 @@ async def mixed(
     seed: int,
     aborted: float = 0.2,
     max_tokens: Callable[[random.Random], int] = lambda chance: chance.randint(5, 60),
-    begun: asyncio.Event | None = None,
+    lasting_tokens: int = 0,
+    begun: asyncio.Queue[None] | None = None,
 ) -> list[Seen]:
     """Send a fixed number of streams and non-streams, some of them left early.
 
-    `begun` is set when the first answer begins.
+    With `lasting_tokens` the first one is a stream with that cap, read to its end:
+    what happens soon happens in its middle. `begun` gets an item for each answer
+    that begins.
     """
     chance = random.Random(seed)
     places = asyncio.Semaphore(concurrent)
@@ -133,6 +136,11 @@ async def mixed(
         limits=limits,
     ) as client:
         tasks = []
+        if lasting_tokens:
+            requests -= 1
+            tasks.append(
+                placed(client, stream=True, max_tokens=lasting_tokens, begun=begun)
+            )
         for _ in range(requests):
             tokens = max_tokens(chance)
             leaves = chance.random() < aborted

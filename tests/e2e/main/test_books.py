@@ -7,12 +7,15 @@ import pytest
 
 from tests.e2e.main import books, load
 from tests.e2e.main.conftest import ENGINE, ROOMY
+from tests.timed import attempt
 from tollhouse.core.buckets import GRAINS
 from tollhouse.core.ids import created_ms
 from tollhouse.core.usage import UsageKind
 
 TENANT = "books"
 REQUESTS = 200
+FIRST_TOKENS = 240
+"""They take 7 s to drain from the units of ROOMY."""
 AHEAD_SECONDS = 0.2
 
 
@@ -25,12 +28,24 @@ def make_key_once(stack):
 
 @pytest.fixture(scope="module")
 def seen(stack, make_key_once):
-    """What 200 mixed requests at 16 at a time saw; a fifth of them left early."""
-    result = asyncio.run(
-        load.mixed(
-            stack.base_url, make_key_once, requests=REQUESTS, concurrent=16, seed=4
+    """What 200 mixed requests at 16 at a time saw; a fifth of them left early.
+
+    One before them uses so much that the limit's bucket is not empty until they come.
+    """
+
+    def loaded(requests, **options):
+        return asyncio.run(
+            load.mixed(
+                stack.base_url,
+                make_key_once,
+                requests=requests,
+                concurrent=16,
+                seed=4,
+                **options,
+            )
         )
-    )
+
+    result = loaded(1, lasting_tokens=FIRST_TOKENS) + loaded(REQUESTS)
     books.rest(stack)
     return result
 
@@ -62,13 +77,11 @@ def test_completed_exchanges_are_billed_exactly(stack, seen):
 
 
 def test_aborted_exchanges_are_billed_to_where_they_were_cut(stack, seen):
-    """PARTIAL: what was forwarded, and the engine stopped soon after."""
+    """PARTIAL: what was forwarded."""
     billed, truth = (
         books.settlements(stack.state_dir, TENANT),
-        books.truth(stack.state_dir),
+        books.truth(stack.state_dir, [one.exchange for one in seen]),
     )
-    most = AHEAD_SECONDS * 1000 / ENGINE["itl_ms"]
-    ahead = []
     for one in seen:
         if one.end != "aborted":
             continue
@@ -81,7 +94,33 @@ def test_aborted_exchanges_are_billed_to_where_they_were_cut(stack, seen):
         assert generated.input_tokens == record.usage.input_tokens
         # What the client read was forwarded; what was forwarded was generated.
         assert one.contents <= output <= generated.output_tokens
-        ahead.append(generated.output_tokens - output)
+
+
+@pytest.mark.timed
+def test_the_engine_stops_soon_after_its_client_left(stack, make_key, request):
+    """All leave, with a half of their answer still to come."""
+    key = make_key("ahead", "roomy")
+    tenant = f"ahead-{again}" if (again := attempt(request.node)) else "ahead"
+    asyncio.run(
+        load.mixed(
+            *(stack.base_url, key),
+            requests=60,
+            concurrent=16,
+            seed=5,
+            aborted=1.0,
+            max_tokens=lambda _: 120,
+        )
+    )
+    books.rest(stack)
+    billed = books.settlements(stack.state_dir, tenant)
+    truth = books.truth(stack.state_dir, billed)
+    most = AHEAD_SECONDS * 1000 / ENGINE["itl_ms"]
+    ahead = [
+        truth[id_].output_tokens - record.usage.output_tokens
+        for id_, record in billed.items()
+        if record.kind is UsageKind.PARTIAL
+    ]
+    assert len(ahead) >= 30
     # A machine that stands still for a moment holds up a few of them.
     assert sorted(ahead)[int(0.8 * len(ahead))] <= most
 
@@ -116,13 +155,13 @@ def test_the_limits_are_as_if_only_usage_had_been_charged(stack, seen):
     """
     billed = books.settlements(stack.state_dir, TENANT)
     spent = sum(r.usage.units(r.facts.weights) for r in billed.values()) * GRAINS
-    began = min(created_ms(one.exchange) for one in seen if one.exchange)
+    first = min(seen, key=lambda one: created_ms(one.exchange)).exchange
     used, at = books.units_bucket(stack, TENANT)
-    rate = ROOMY["units_per_minute"]
+    rate, slack_ms = ROOMY["units_per_minute"], 250
 
-    # The bucket drains from the first RESERVE on, some ms after the id was made.
-    expected, slack = spent - rate * (at - began), rate * 250
-    assert used <= expected + slack
+    # The bucket drains from the first RESERVE on: after its id was made, and before
+    # its answer began.
+    assert used <= spent - rate * (at - billed[first].first_ms - slack_ms)
     if not books.was_judged_alone(stack):
-        assert expected - slack <= used
+        assert spent - rate * (at - created_ms(first) + slack_ms) <= used
     assert 0 == books.concurrent(stack, TENANT)

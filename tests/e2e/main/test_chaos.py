@@ -13,14 +13,16 @@ from collections import Counter
 import pytest
 
 from tests.e2e.main import books, load
-from tests.e2e.main.conftest import ENGINE, PLANS
+from tests.e2e.main.conftest import PLANS, UNENDING
 from tests.e2e.running_stack import running_stack, short_folder, write_config
 from tollhouse.adapters.redis.billing_keys import BILLING_SHARDS
 from tollhouse.core.usage import UsageKind
 
 TENANT = "chaos"
-KILL_AFTER_SECONDS = 0.5
-"""After the first answer has begun: some have ended, most are under way."""
+KILL_AFTER_ANSWERS = 24
+"""That have begun: some have ended, others are under way."""
+LASTING_TOKENS = 1600
+"""Of one that is under way then, however long that took: 8 s."""
 REAPED_SECONDS = 60.0
 """Lease (20 s), a restart, the reaper's grace (10 s) and period (5 s), and slack."""
 
@@ -29,7 +31,7 @@ REAPED_SECONDS = 60.0
 def stack():
     """A stack of its own: its parts die."""
     with short_folder() as folder:
-        config = write_config(folder / "main.yaml", plans=PLANS, engine=ENGINE)
+        config = write_config(folder / "main.yaml", plans=PLANS, engine=UNENDING)
         with running_stack(folder, config=config) as running:
             running.run("tenants", "create", TENANT, "--plan", "demo")
             yield running
@@ -44,7 +46,7 @@ def ravage(stack, api_key, part, seed):
     """Run a load, kill a part in it, and wait until it is back and all is settled."""
 
     async def run():
-        begun = asyncio.Event()
+        begun = asyncio.Queue[None]()
         running = asyncio.create_task(
             load.mixed(
                 stack.base_url,
@@ -53,11 +55,13 @@ def ravage(stack, api_key, part, seed):
                 concurrent=12,
                 seed=seed,
                 max_tokens=lambda chance: chance.randint(60, 200),
+                lasting_tokens=LASTING_TOKENS,
                 begun=begun,
             )
         )
-        await begun.wait()
-        await asyncio.sleep(KILL_AFTER_SECONDS)
+        async with asyncio.timeout(60):
+            for _ in range(KILL_AFTER_ANSWERS):
+                await begun.get()
         os.kill(before, signal.SIGKILL)
         return await running
 

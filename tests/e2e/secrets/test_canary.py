@@ -337,6 +337,7 @@ def _lose_parts(flight: Flight) -> None:
             with contextlib.suppress(httpx.TransportError):
                 flight.post(flight.chat(), script=flight.whole())
         flight.stack.wait_until_restarted(part, pid)
+    wait_until(lambda: flight.post(flight.chat(), script=flight.whole()).is_success, 30)
     assert flight.post(flight.chat(), script=flight.whole()).is_success
 
 

@@ -18,8 +18,8 @@ from tests.e2e.running_stack import (
 from tests.e2e.telemetry.pages import Pages
 
 # Slow enough that there is something to leave.
-ENGINE = FAST_ENGINE | {"itl_ms": 10}
-TIGHT = {"key": {"requests_per_minute": 60}, "burst_seconds": 1}
+ENGINE = FAST_ENGINE | {"itl_ms": 10, "natural_end": False}
+TIGHT = {"key": {"requests_per_minute": 6}, "burst_seconds": 10}
 OF_A_CLIENT = f"00-{'c' * 32}-{'d' * 16}-01"
 TRACE = "x-tollhouse-trace"
 

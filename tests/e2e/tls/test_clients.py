@@ -219,6 +219,7 @@ def test_old_tls_weak_ciphers_and_plaintext_are_refused(edge):
         assert not raw.recv(4096).startswith(b"HTTP/")
 
 
+@pytest.mark.timed
 def test_a_replaced_certificate_is_seen_while_a_stream_runs(edge):
     """New connections get it within two seconds; the old one goes on to its end."""
     first, arrived = edge.shown(), list[str]()

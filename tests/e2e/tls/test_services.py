@@ -80,7 +80,7 @@ async def test_from_a_key_to_a_bill_over_mtls_alone(fleet, backend, folder):
             rows = [it for it in fleet.usage() if it["tenant"] == "whole"]
             return [(it["input_tokens"], it["output_tokens"]) for it in rows]
 
-        await asyncio.to_thread(wait_until, lambda: counted() == [(7, 3)], 15)
+        await asyncio.to_thread(wait_until, lambda: counted() == [(7, 3)], 30)
         assert await asyncio.to_thread(counted) == [(7, 3)]
 
 

@@ -24,7 +24,8 @@ PLANS = {
     "roomy": {"key": ROOMY},
     # Of all keys of a tenant, as the promise has it.
     "places": {"key": ROOMY, "tenant": {"concurrent": 64}},
-    "tight": {"key": {"requests_per_minute": 60}, "burst_seconds": 3},
+    # Three at once, and then none for longer than a machine stands still.
+    "tight": {"key": {"requests_per_minute": 6}, "burst_seconds": 30},
 }
 # Slow enough that 0.2 s of tokens are a number worth checking.
 ENGINE = {"ttft_ms": 10, "itl_ms": 10, "prefill_ms_per_token": 0, "max_num_seqs": 64}

@@ -19,6 +19,12 @@ def truth(stack) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def ended(stack, id_: str) -> list[dict[str, Any]]:
+    """What the engine's log has of a request, once it is there."""
+    books.within(30, lambda: id_ in truth(stack))
+    return truth(stack)[id_]
+
+
 def settled(stack, tenant, count=1):
     """A tenant's settlements by exchange, once all are there."""
     books.within(30, lambda: len(books.settlements(stack.state_dir, tenant)) >= count)

@@ -13,8 +13,8 @@ from tritonclient.utils import InferenceServerException
 
 from tests.e2e.main import books
 from tests.e2e.triton.calls import MODEL
-from tests.e2e.triton.conftest import ENGINE, RENAMED, UNARY
-from tests.e2e.triton.found import FREED_SECONDS, settled, truth
+from tests.e2e.triton.conftest import RENAMED, UNARY
+from tests.e2e.triton.found import FREED_SECONDS, ended, settled, truth
 from tollhouse.core.usage import CountSource, UsageKind
 
 ANSWER = 40
@@ -157,12 +157,6 @@ def test_a_stream_is_counted_to_the_token(stack, http, make_key, tenant):
     assert_counted(record, entry, cap=12)
 
 
-def ended(stack, id_):
-    """What the engine's log has of a request, once it is there."""
-    books.within(30, lambda: id_ in truth(stack))
-    return truth(stack)[id_]
-
-
 @pytest.mark.timed
 def test_a_client_that_leaves_is_billed_to_where_it_read(stack, http, make_key, tenant):
     """At every tenth: one record, within two events; and the engine is free."""
@@ -199,26 +193,27 @@ def test_a_client_that_leaves_is_billed_to_where_it_read(stack, http, make_key, 
 @pytest.mark.parametrize("path", [f"{MODEL}/generate", f"{UNARY}/infer"])
 def test_who_leaves_a_single_answer_pays_its_cap(stack, http, make_key, path):
     """Triton does not notice, and works to its end."""
-    tenant = f"early-{path.rpartition('/')[2]}"
-    tensors_of = {"text_input": ("BYTES", "The road"), "max_tokens": ("INT32", ANSWER)}
+    tenant, cap = f"early-{path.rpartition('/')[2]}", 400
+    tensors_of = {"text_input": ("BYTES", "The road"), "max_tokens": ("INT32", cap)}
     infer = {
         "inputs": [
             {"name": name, "datatype": datatype, "shape": [1, 1], "data": [value]}
             for name, (datatype, value) in (tensors_of | END).items()
         ]
     }
-    body = infer if path.endswith("infer") else endless("", ANSWER) | {"stream": False}
+    body = infer if path.endswith("infer") else endless("", cap) | {"stream": False}
+    # Of 4 s: time enough to arrive, and to leave long before the end.
     with pytest.raises(httpx.ReadTimeout):
         http.post(
             f"/v2/models/{path}",
             json=body | {"id": tenant},
             headers=bearer(make_key(tenant)),
-            timeout=ANSWER * ENGINE["itl_ms"] / 2 / 1000,
+            timeout=1.5,
         )
     (record,), (entry,) = settled(stack, tenant).values(), ended(stack, tenant)
 
-    assert ("completed", ANSWER) == (entry["outcome"], entry["output_tokens"])
-    assert (UsageKind.PARTIAL, ANSWER, CountSource.ESTIMATE) == (
+    assert ("completed", cap) == (entry["outcome"], entry["output_tokens"])
+    assert (UsageKind.PARTIAL, cap, CountSource.ESTIMATE) == (
         record.kind,
         record.usage.output_tokens,
         record.output_source,
@@ -234,8 +229,8 @@ def test_over_a_limit_it_is_told_when_to_come_again(http, make_key, tenant):
     late = http.post(path, json=body, headers=headers)
 
     assert 429 == late.status_code
-    assert "60 requests per minute of this API key" in late.json()["error"]
-    assert "1" == late.headers["retry-after"]
+    assert "6 requests per minute of this API key" in late.json()["error"]
+    assert 1 <= int(late.headers["retry-after"]) <= 10
 
 
 UNKNOWN_MODEL = "The model does not exist or you do not have access to it."

@@ -22,7 +22,7 @@ from tests.e2e.triton.calls import (
     refusal,
 )
 from tests.e2e.triton.conftest import ENGINE
-from tests.e2e.triton.found import FREED_SECONDS, settled, truth
+from tests.e2e.triton.found import FREED_SECONDS, ended, settled, truth
 from tollhouse.core.usage import CountSource, UsageKind
 
 STREAMS = 64
@@ -37,16 +37,20 @@ async def ends_refused():
         yield
 
 
+@pytest.mark.timed  # a worker that judges alone, for Redis is late, counts by itself
 async def test_sixty_four_streams_of_several_requests_each(
     stack, channel, make_key, tenant
 ):
     """No deadlock, whether a client waits for each answer or not; counts are exact."""
     key = make_key(tenant, "places")
 
+    def id_of(number, turn):
+        return f"{tenant}/{number}/{turn}"
+
     async def talk(number):
         stream = Stream(channel, key)
         requests = [
-            ask(f"Stream {number}, request {turn}.", 5 + turn, f"{number}/{turn}")
+            ask(f"Stream {number}, request {turn}.", 5 + turn, id_of(number, turn))
             for turn in range(3)
         ]
         if number % 2:
@@ -66,7 +70,7 @@ async def test_sixty_four_streams_of_several_requests_each(
     assert set(exchanges) == records.keys()
     for number, exchange in enumerate(exchanges):
         record = records[exchange]
-        entries = [it for turn in range(3) for it in generated[f"{number}/{turn}"]]
+        entries = [it for turn in range(3) for it in generated[id_of(number, turn)]]
         assert ["completed"] * 3 == [it["outcome"] for it in entries]
         assert (
             UsageKind.FINAL,
@@ -122,8 +126,8 @@ async def test_a_further_request_over_the_limit_ends_the_stream(
 
     assert (3, {f"{tenant}/{turn}" for turn in range(3)}) == (finals, answered)
     assert grpc.StatusCode.RESOURCE_EXHAUSTED is code
-    assert "60 requests per minute of this API key" in message
-    assert 0 < seconds <= 1
+    assert "6 requests per minute of this API key" in message
+    assert 0 < seconds <= 10
     generated = truth(stack)
     assert not generated[f"{tenant}/3"]
     assert not generated[f"{tenant}/4"]
@@ -241,7 +245,7 @@ async def test_who_leaves_the_queue_pays_for_the_prompt_by_estimate(
     key = make_key(tenant)
     full, waiting = Stream(channel, key), Stream(channel, key)
     for number in range(ENGINE["max_num_seqs"]):
-        await full.send(ask_long(1000, f"{tenant}/{number}"))
+        await full.send(ask_long(1900, f"{tenant}/{number}"))
     begun = set[str]()
     while len(begun) < ENGINE["max_num_seqs"]:
         begun.add((await full.read()).id)
@@ -252,13 +256,14 @@ async def test_who_leaves_the_queue_pays_for_the_prompt_by_estimate(
                 f"/v2/models/{MODEL}/generate_stream",
                 json={"id": f"{tenant}/http", "text_input": "hi", "max_tokens": 9},
                 headers={"authorization": f"Bearer {key}"},
-                timeout=0.5,
+                timeout=2,
             )
     waiting.leave()
-    books.within(2, lambda: bool(truth(stack)[f"{tenant}/grpc"]))
+    books.within(30, lambda: bool(truth(stack)[f"{tenant}/grpc"]))
     left = settled(stack, tenant, 2)
     full.leave()
-    books.within(2, lambda: bool(truth(stack)[f"{tenant}/http"]))
+    mine = {f"{tenant}/{it}" for it in ("http", *range(ENGINE["max_num_seqs"]))}
+    books.within(30, lambda: truth(stack).keys() >= mine)
     (exchange,) = settled(stack, tenant, 3).keys() - left.keys()
     generated = truth(stack)
 
@@ -336,7 +341,9 @@ async def test_a_worker_that_goes(stack, channel, make_key, tenant, how):
     """
     tenant = f"{tenant}-{how.name.lower()}"
     stream = Stream(channel, make_key(tenant))
-    await stream.send(ask_long(60, f"{tenant}/1"))
+    # Who dies meets it in its middle, whatever stands still meanwhile.
+    cap = 60 if how is signal.SIGTERM else 1000
+    await stream.send(ask_long(cap, f"{tenant}/1"))
     for _ in range(5):
         await stream.read()
     exchange = await stream.exchange()
@@ -352,7 +359,7 @@ async def test_a_worker_that_goes(stack, channel, make_key, tenant, how):
         stack.wait_until_restarted(worker, pid)
 
     record = settled(stack, tenant)[exchange]
-    (entry,) = truth(stack)[f"{tenant}/1"]
+    (entry,) = ended(stack, f"{tenant}/1")
     if how is signal.SIGTERM:
         assert (60, grpc.StatusCode.UNAVAILABLE) == (read, code)
         assert "completed" == entry["outcome"]

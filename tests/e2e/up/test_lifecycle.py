@@ -38,6 +38,7 @@ def used(stack: RunningStack) -> int:
     return sum(row["output_tokens"] for row in rows)
 
 
+@pytest.mark.timed
 def test_a_life(tmp_path):
     """Parts die and come back; SIGTERM ends all; a restart knows what was; kill -9."""
     with running_stack(tmp_path) as stack:
@@ -75,7 +76,7 @@ def test_a_life(tmp_path):
         family = stack.processes()
         stack.process.kill()
         stack.process.wait()
-        wait_until(lambda: all(map(is_gone, family)), 15)
+        wait_until(lambda: all(map(is_gone, family)), 30)
 
         assert [] == [process for process in family if not is_gone(process)]
 
@@ -88,6 +89,7 @@ def test_a_life(tmp_path):
         assert chat(stack, max_tokens=5).usage.completion_tokens > 0
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_start_can_be_given_up(tmp_path, number):
     """Ctrl-C before all is ready stops what has started."""
@@ -145,6 +147,7 @@ def foreign():
         server.shutdown()
 
 
+@pytest.mark.timed
 def test_a_foreign_backend_is_metered_like_ours(tmp_path, foreign):
     """Same keys, same books, no Triton; it is called by its own name."""
     options = ("--backend", f"http://{foreign}/v1", "--workers", "2")

@@ -187,6 +187,7 @@ def test_an_aggregator_that_is_away_costs_nothing(
     late = mixed(3000)
     settle(db, late)
     wait_until(lambda: pending(db) == relay_module.MOST_HELD, "full")
+    wait_until(lambda: "aggregator.lost" in relay.log, "told")
     time.sleep(0.5)
 
     assert relay_module.MOST_HELD == pending(db)
@@ -229,6 +230,7 @@ def test_refused_and_unreadable_records_are_parked(
     db.xadd(place, {"id": "half", "kind": "1"})
     settle(db, good[25:])
     wait_drained(db)
+    wait_until(lambda: relay.log.count("record.parked") >= 2, "told")
     entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", db.xrange(parked))
     found = {
         fields[b"id"].decode(): (fields.get(b"in"), fields[b"reason"].decode())

@@ -204,6 +204,7 @@ async def test_answers_how_it_ended(tmp_path, about, status, body):
     assert (status, body) == (answer.status_code, answer.content)
 
 
+@pytest.mark.timed  # the second one has to come before the end
 async def test_further_callers_join(tmp_path):
     """Also when the first one has hung up; a later call begins anew."""
     ends = Ends()
@@ -221,6 +222,7 @@ async def test_further_callers_join(tmp_path):
     assert 2 == ends.drains
 
 
+@pytest.mark.timed  # the file has to come in time
 async def test_nothing_happens_without_the_permit(tmp_path):
     """Whoever reaches the port can't make the file; who can need not be first."""
     ends, permit = Ends(), tmp_path / "terminating"

@@ -195,7 +195,7 @@ async def test_positions_outlive_their_node_for_as_long_as_ids(redis):
     first = await redis.call("TTL", key)
     await redis.call("EXPIRE", key, 9)
     keeping = asyncio.create_task(Positions(redis, "node").keep())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while await redis.call("TTL", key) < 10:  # noqa: ASYNC110  # Redis decides
             await asyncio.sleep(0.01)
     keeping.cancel()

@@ -157,7 +157,7 @@ async def test_redis_away(free_port):
 
 @pytest.fixture
 async def account(stand_in: StandIn):
-    async with stripe_account(stand_in, seconds=0.5) as client:
+    async with stripe_account(stand_in, seconds=2.0) as client:
         yield StripeCustomers(client)
 
 

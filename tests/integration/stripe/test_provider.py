@@ -85,6 +85,7 @@ async def test_a_stored_failure_is_not_met_twice(stand_in, provider):
     assert second == [Answer(Verdict.ACCEPTED)]
 
 
+@pytest.mark.timed  # who stands still does not ask at once
 async def test_one_call_at_a_time_per_customer_and_meter(stand_in, provider):
     """The second one of two at once was certainly not taken."""
     stand_in.settings.latency_seconds = 0.1

@@ -198,6 +198,7 @@ async def test_a_meter_says_which_keys_of_the_payload_it_reads(stand_in, client)
     assert "meter_event_no_customer_defined" == error.code
 
 
+@pytest.mark.timed  # who stands still does not ask at once
 async def test_one_call_at_a_time_per_customer_and_meter(stand_in, send):
     """The second one gets a 429 that may be retried, and was not applied."""
     stand_in.settings.latency_seconds = 0.5

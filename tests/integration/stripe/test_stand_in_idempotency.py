@@ -106,6 +106,7 @@ async def test_an_answer_lost_on_the_way_is_replayed(stand_in, send):
     assert "true" == event.last_response.headers["idempotent-replayed"]
 
 
+@pytest.mark.timed  # who stands still does not ask at once
 async def test_a_key_in_use_is_a_409(stand_in, send):
     """And applies nothing, however often it happens."""
     stand_in.settings.latency_seconds = 0.3

@@ -39,7 +39,7 @@ def clock() -> Clock:
 async def stream(stand_in: StandIn, clock: Clock):
     stand_in.add_customer(CUSTOMER)
     stand_in.add_meter(EVENT_NAME)
-    async with stripe_account(stand_in, seconds=0.5) as client:
+    async with stripe_account(stand_in, seconds=2.0) as client:
         yield MeterEventStream(client, clock=clock)
 
 
