@@ -25,8 +25,9 @@ _AT_ONCE = 60
 """More than a network may make."""
 _MOST = 300
 """Tries after which nobody is slowed down any more."""
-_networks = (f"127.0.9.{number}" for number in itertools.count(1))
-_keys = (b"th_%012d_" % number + b"x" * 43 for number in itertools.count())
+_networks = (f"127.0.9.{number}" for number in itertools.cycle(range(1, 255)))
+# Apart in their middle only.
+_keys = (b"th_%08dtail_" % number + b"x" * 43 for number in itertools.count())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,8 @@ class _Tried:
     """Asked before anything was tried."""
     is_same: bool = False
     """Try one key over and over."""
+    shown: bool = False
+    """Show each key at a path that is answered without authz, before it is tried."""
 
     async def __call__(self, gateway: Gateway) -> Seen:
         source, same = next(_networks), next(_keys)
@@ -56,7 +59,10 @@ class _Tried:
                 return stream
 
             def attempt() -> int:
-                return ask(fields(key=same if self.is_same else next(_keys)))
+                key = same if self.is_same else next(_keys)
+                if self.shown:
+                    ask(fields("/healthz", method="GET", key=key))
+                return ask(fields(key=key))
 
             if self.first is not None:
                 first = ask(self.first, words.BODY)
@@ -71,10 +77,12 @@ class _Tried:
                 tried.append(attempt())
                 asked = ask(self.then.fields, self.then.body)
                 await wire.flush()
-                seen = await wire.answered(asked)
-                (reply,) = (await wire.answered(tried[-1])).replies
-                if reply.status == 429 or len(tried) == _MOST or self.is_same:
+                seen, last = await wire.answered(asked), await wire.answered(tried[-1])
+                is_slowed = last.replies[0].status == 429
+                if is_slowed or self.is_same:
                     break
+                if len(tried) == _MOST:
+                    return last
             path = dict(self.then.fields)[":path"]
             seen.dialect = dialect_of(str(path))
             return seen
@@ -142,7 +150,19 @@ ROWS = rows(
             7,
             "no key at all, after keys were tried",
             _Tried(ask2(key=None)),
-            UNAUTHENTICATED,
+            _TOO_MANY,
+        ),
+        _row(
+            9,
+            "keys shown first where authz is not asked",
+            _Tried(ask2(key=_UNSEEN), shown=True),
+            _TOO_MANY,
+        ),
+        _row(
+            10,
+            "the health of the listener, after keys were tried",
+            _Tried(Http2(fields("/healthz", method="GET", key=_UNSEEN), body=b"")),
+            PASSES,
         ),
         _row(
             8,
