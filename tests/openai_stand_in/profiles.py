@@ -155,6 +155,24 @@ def _raw(status: int, body: bytes, *headers: str) -> bytes:
 _LONG = json.dumps({"error": {"message": f"maximum context length {CANARY}"}}).encode()
 _LARGE = json.dumps({"error": {"message": "x" * 20_000 + f"context length {CANARY}"}})
 _JSON = "content-type: application/json"
+_WHOLE = json.dumps({"choices": [{"message": {"content": CANARY}}]}).encode()
+UNTOLD = (
+    *("x-tollhouse-model", "x-tollhouse-exchange", "x-tollhouse-trace"),
+    *("x-tollhouse-evil", "x-ratelimit-limit-tokens", "x-ratelimit-limit-requests"),
+    *("x-ratelimit-remaining-tokens", "x-ratelimit-remaining-requests"),
+    *("x-ratelimit-reset-tokens", "x-ratelimit-reset-requests", "x-ratelimit-evil"),
+    *("set-cookie", "alt-svc", "www-authenticate", "proxy-authenticate", "location"),
+    *(
+        "link",
+        "server",
+        "via",
+        "x-powered-by",
+        "x-served-by",
+        "x-envoy-evil",
+        "refresh",
+    ),
+)
+"""Names of headers that no backend's answer brings to a client."""
 
 RAW: Mapping[str, bytes] = {
     "#plain": _raw(400, CANARY.encode(), "content-type: text/plain"),
@@ -171,6 +189,19 @@ RAW: Mapping[str, bytes] = {
         + b"0\r\n\r\n"
     ),
     "#enormous": _raw(400, CANARY.encode() * 300_000, _JSON),
+    "#text": _raw(200, _WHOLE, "content-type: text/plain"),
+    "#untyped": _raw(200, _WHOLE),
+    "#problem": _raw(200, _WHOLE, "content-type: application/problem+json"),
+    "#compressed": _raw(200, gzip.compress(_WHOLE), _JSON, "content-encoding: gzip"),
+    "#book": _raw(200, _WHOLE * 30_000, "content-type: text/plain"),
+    "#nothing": b"HTTP/1.1 204 X\r\n\r\n",
+    "#chatty": _raw(
+        200,
+        json.dumps({"choices": [], "usage": {"completion_tokens": 1}}).encode(),
+        f"{_JSON}; charset=utf-8",
+        "cache-control: no-cache",
+        *(f"{name}: {CANARY}" for name in UNTOLD),
+    ),
     "#hangup": b"",
     "#garbage": f"{CANARY}\r\n\r\n".encode(),
 }

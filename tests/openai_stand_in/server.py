@@ -80,8 +80,11 @@ class StandIn:
                 path = target.partition("?")[0]
                 answer = self._answer(method, path, headers, content)
                 match answer:
-                    case Asked():
+                    case Asked() if answer.body.get("stream"):
                         await self._stream(reader, writer, answer)
+                    case Asked():
+                        await reader.read()  # until who asked has left
+                        break
                     case bytes():
                         writer.write(answer)
                         break
@@ -93,7 +96,10 @@ class StandIn:
     def _answer(
         self, method: str, path: str, headers: dict[str, str], content: bytes
     ) -> Asked | bytes | tuple[int, Body]:
-        """What to stream, or to send at once; bytes are the last of a connection."""
+        """What to stream or never to answer, or to send at once.
+
+        Bytes are the last of a connection.
+        """
         if method == "GET":
             status = 200 if self.is_healthy else 503
             known = path in ("/health", "/health/ready", "/v1/health/ready")
@@ -118,7 +124,8 @@ class StandIn:
             if f'"{word}"' in prompt:
                 return answer
         asked = Asked(path, body, profile)
-        return asked if body.get("stream") else (200, whole(asked))
+        takes_time = body.get("stream") or asked.hold_after is not None
+        return asked if takes_time else (200, whole(asked))
 
     async def _stream(
         self,

@@ -247,6 +247,7 @@ class EngineSection(Section):
     prefill_ms_per_token: Annotated[float, Field(ge=0)] = 0.05
     max_num_seqs: Count = 8
     natural_end: Annotated[bool, Field(strict=True)] = True
+    faults: Annotated[bool, Field(strict=True)] = False
 
 
 class TelemetrySection(Section):

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.e2e.backends.conftest import OPERATIONS, PATHS, question
+from tests.e2e.departure import leave_unanswered
 from tests.e2e.main.books import rest, settlements, usage, within
 from tests.openai_stand_in.answers import CACHED_TOKENS, INPUT_TOKENS, is_piece
 from tests.openai_stand_in.profiles import PROFILES, TOKENS_PER_EVENT
@@ -142,6 +143,24 @@ async def test_all_choices_of_a_stream_that_is_left_are_billed(
 
     assert record.kind is UsageKind.PARTIAL
     assert record.usage.output_tokens == 30
+
+
+def test_who_leaves_an_answer_in_one_piece_pays_the_prompt(stack, stand_in, make_key):
+    """By estimate: nobody saw a token of it, whatever the server made."""
+    key, before = make_key("leaves", "roomy"), len(stand_in.received)
+    leave_unanswered(
+        stack,
+        key,
+        PATHS["chat"],
+        asked("vllm", "chat", user="hold-0"),
+        lambda: len(stand_in.received) > before,
+    )
+    within(30, lambda: bool(settlements(stack.state_dir, "leaves")))
+    (record,) = settlements(stack.state_dir, "leaves").values()
+
+    assert record.kind is UsageKind.PARTIAL
+    assert record.input_source is CountSource.ESTIMATE
+    assert record.usage == TokenUsage(record.facts.input_estimate, 0)
 
 
 @pytest.mark.parametrize("server", OPERATIONS)

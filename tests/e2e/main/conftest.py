@@ -24,8 +24,8 @@ PLANS = {
 }
 # Slow enough that 0.2 s of tokens are a number worth checking.
 ENGINE = {"ttft_ms": 10, "itl_ms": 5, "prefill_ms_per_token": 0, "max_num_seqs": 64}
-UNENDING = ENGINE | {"natural_end": False}
-"""Only its cap ends an answer: who leaves sooner leaves it in its middle."""
+UNENDING = ENGINE | {"natural_end": False, "faults": True}
+"""Only its cap ends an answer, and not where the prompt has it stop sooner."""
 
 
 @pytest.fixture(scope="session")

@@ -1,25 +1,39 @@
-"""Clients that leave a streamed answer of our frontend, in each API it speaks."""
+"""Clients that leave an answer of our frontend, in each API it speaks.
 
+The engine stops in the middle of each, and goes no further until it is cancelled: that
+a client was slow to leave, or the engine quick, changes nothing of what is asserted.
+"""
+
+import asyncio
 import json
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.e2e.departure import leave_unanswered
 from tests.e2e.main import books
 from tollhouse.core.usage import CountSource, UsageKind
 
-CAP = 4000
-"""Tokens of the whole answer: 20 s, which nobody waits for."""
-LEFT_AFTER = range(4, 40, 4)
-"""Events with text that are read of it, each time."""
-TALK = [{"role": "user", "content": "Tell me about the road."}]
-SHAPES: dict[str, tuple[dict[str, Any], str]] = {
-    "/v1/chat/completions": ({"messages": TALK}, "max_completion_tokens"),
-    "/v1/completions": ({"prompt": "Tell me about the road."}, "max_tokens"),
-    "/v1/responses": ({"input": TALK}, "max_output_tokens"),
-    "/v1/messages": ({"messages": TALK}, "max_tokens"),
+ANSWER = 40
+TENTHS = range(ANSWER // 10, ANSWER, ANSWER // 10)
+"""After how many tokens the engine stops and the client leaves."""
+SHAPES = {
+    "/chat/completions": ("messages", "max_completion_tokens"),
+    "/completions": ("prompt", "max_tokens"),
+    "/responses": ("input", "max_output_tokens"),
+    "/messages": ("messages", "max_tokens"),
 }
+"""What the prompt and the cap are called."""
+
+
+def asked(path, after, **more):
+    """A request whose answer stops after so many of its tokens."""
+    prompt, cap = SHAPES[path]
+    text: Any = f"Tell me about the road. sim_fault=hang:{after}"
+    if prompt == "messages":
+        text = [{"role": "user", "content": text}]
+    return {"model": "tiny-chat", prompt: text, cap: ANSWER, **more}
 
 
 def has_text(event):
@@ -37,44 +51,72 @@ def has_text(event):
             return False
 
 
-def leave(stack, key, path, after):
-    """Read so many events with text, then close; return the exchange."""
-    fields, cap = SHAPES[path]
-    body = {"model": "tiny-chat", "stream": True, cap: CAP, **fields}
-    headers = {"authorization": f"Bearer {key}"}
-    url = stack.base_url.removesuffix("/v1") + path
-    with httpx.stream("POST", url, json=body, headers=headers, timeout=30) as answer:
-        assert answer.status_code == httpx.codes.OK, answer.read()
-        lines = answer.iter_lines()
-        while after:
-            line = next(lines)
-            if line.startswith("data: {") and has_text(json.loads(line[6:])):
-                after -= 1
+async def leave(client, path, after):
+    """Read so many events with text, which are all that come; close; the exchange."""
+    body, events = asked(path, after, stream=True), 0
+    async with client.stream("POST", path, json=body) as answer:
+        assert answer.status_code == httpx.codes.OK, await answer.aread()
+        async for line in answer.aiter_lines():
+            events += line.startswith("data: {") and has_text(json.loads(line[6:]))
+            if events == after:
+                break
         return answer.headers["x-tollhouse-exchange"]
 
 
-@pytest.mark.parametrize("path", SHAPES)
-def test_who_leaves_pays_for_what_was_sent(stack, make_key, path):
-    """One record each, counted by the backend, of no more than it made.
+def settled(stack, tenant, count):
+    """A tenant's settlements by exchange, once so many are there."""
+    books.within(30, lambda: len(books.settlements(stack.state_dir, tenant)) >= count)
+    return books.settlements(stack.state_dir, tenant)
 
-    What was under way when the client left counts as sent.
-    """
+
+@pytest.mark.parametrize("path", SHAPES)
+async def test_who_leaves_pays_for_what_was_sent(stack, make_key, path):
+    """At each tenth one record, counted by the backend, to the token."""
     tenant = "leaves" + path.replace("/", "-")
-    key = make_key(tenant, "roomy")
-    read = {leave(stack, key, path, after): after for after in LEFT_AFTER}
-    books.within(
-        30, lambda: len(books.settlements(stack.state_dir, tenant)) >= len(read)
-    )
+    headers = {"authorization": f"Bearer {make_key(tenant, 'roomy')}"}
+    async with httpx.AsyncClient(
+        base_url=stack.base_url, headers=headers, timeout=30
+    ) as client:
+        left = await asyncio.gather(*(leave(client, path, it) for it in TENTHS))
+    read = dict(zip(left, TENTHS, strict=True))
     records, truth = (
-        books.settlements(stack.state_dir, tenant),
+        settled(stack, tenant, len(read)),
         books.truth(stack.state_dir, read),
     )
 
     assert read.keys() == records.keys()
     for exchange, events in read.items():
         record, generated = records[exchange], truth[exchange]
-        assert record.kind is UsageKind.PARTIAL
-        assert "cancelled" == generated.outcome
+        assert UsageKind.PARTIAL is record.kind
+        assert ("cancelled", events) == (generated.outcome, generated.output_tokens)
         assert record.output_source is record.input_source is CountSource.BACKEND
-        assert record.usage.input_tokens == generated.input_tokens
-        assert events <= record.usage.output_tokens <= generated.output_tokens
+        assert generated.input_tokens == record.usage.input_tokens
+        assert events == record.usage.output_tokens
+
+
+def test_who_leaves_an_answer_in_one_piece_pays_the_prompt(stack, make_key):
+    """By estimate: nobody saw a token of it, whatever the engine made."""
+    key = make_key("leaves-whole", "roomy")
+    for path in SHAPES:
+        leave_whole(stack, key, path)
+    records = settled(stack, "leaves-whole", len(SHAPES)).values()
+
+    assert len(SHAPES) == len(records)
+    for record in records:
+        assert UsageKind.PARTIAL is record.kind
+        assert CountSource.ESTIMATE is record.input_source
+        assert record.facts.input_estimate == record.usage.input_tokens > 0
+        assert 0 == record.usage.output_tokens
+
+
+def leave_whole(stack, key, path):
+    """Leave once Envoy has given the request to the frontend."""
+    before = given(stack)
+    leave_unanswered(stack, key, path, asked(path, 20), lambda: given(stack) > before)
+
+
+def given(stack):
+    """How many requests the frontend has had of Envoy."""
+    name = "cluster.tiny-chat.upstream_rq_total"
+    stats = httpx.get(f"{stack.admin_url}/stats", params={"filter": f"^{name}$"}).text
+    return int(stats.rpartition(" ")[2])
