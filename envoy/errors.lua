@@ -1,9 +1,12 @@
--- What a foreign backend says when it fails, in our words: its own may name hosts, paths, models and prompts.
+-- What of a backend's answer is not for clients: of its headers all but a few, and what it says when it fails, which may
+-- name hosts, paths, models and prompts.
 --
 -- It replaces every answer that is not a 2xx, where extproc put `foreign` into the dynamic metadata `tollhouse` (a server
 -- that is not ours) or the path is one of Triton's own. What reaches the client is one of a closed list (core/problems.py),
 -- in the dialect of its path; the upstream's status, headers and body stay here. Envoy's own replies to an admitted
--- request come through here as well and keep their meaning. gRPC is not touched.
+-- request come through here as well and keep their meaning. Of gRPC the headers alone are touched.
+--
+-- A 2xx that the meter can't read, of another type or compressed, counts as a failure too: it would be given away.
 --
 -- Of an upstream's body at most 16 KiB are read, to tell three things apart that servers answer 400 for: a prompt that
 -- is too long, another fault of the client, an engine that failed. A compressed one is not read.
@@ -54,6 +57,14 @@ local function has(text, words)
   return false
 end
 
+-- Whether the meter reads a 2xx like this; `tensors`: inference-header-content-length.
+function M.is_read(dialect, content_type, encoding, tensors)
+  if encoding and lower(encoding) ~= "identity" then return false end
+  if dialect == "triton" and tensors then return true end
+  local kind = lower(content_type or "")
+  return find(kind, "application/json", 1, true) == 1 or find(kind, "text/event-stream", 1, true) == 1
+end
+
 -- Name of the problem that an answer of this status and body is; the body may be nil.
 function M.problem(status, body)
   if status == 400 or status == 413 or status == 422 then
@@ -69,7 +80,7 @@ function M.problem(status, body)
   if status == 404 or status == 405 or status == 503 then return "UNAVAILABLE" end
   if status == 429 or status == 529 then return "OVERLOADED" end
   if status == 408 or status == 504 then return "TIMED_OUT" end
-  return "UPSTREAM_FAILED" -- our credential refused, a redirect, any 5xx, what nobody knows
+  return "UPSTREAM_FAILED" -- our credential refused, a redirect, any 5xx, a 2xx nobody can read
 end
 
 -- The same for a path of Triton's: its version is the client's, and may be one that was never there.
@@ -120,32 +131,48 @@ end
 -- Part 2: glue
 ------------------------------------------------------------------------------------------------------------------------
 
-local function is_ours(name)
-  return sub(name, 1, 1) == ":" or find(name, "x-tollhouse-", 1, true) == 1 or find(name, "x-ratelimit-", 1, true) == 1
-end
+-- By routes, where extproc gave a value, and by the filter `trace`; a backend's own are gone by now.
+local OURS = {
+  [":status"] = true, ["x-tollhouse-model"] = true, ["x-tollhouse-exchange"] = true, ["x-tollhouse-trace"] = true,
+  ["x-ratelimit-limit-requests"] = true, ["x-ratelimit-remaining-requests"] = true, ["x-ratelimit-reset-requests"] = true,
+  ["x-ratelimit-limit-tokens"] = true, ["x-ratelimit-remaining-tokens"] = true, ["x-ratelimit-reset-tokens"] = true,
+}
+-- All that clients need of a backend's. Others set cookies, send elsewhere or tell who is behind us.
+local PASSED = {
+  ["content-type"] = true, ["content-length"] = true, ["content-encoding"] = true, ["cache-control"] = true,
+  ["retry-after"] = true, ["inference-header-content-length"] = true, ["grpc-status"] = true, ["grpc-message"] = true,
+  ["grpc-status-details-bin"] = true, ["grpc-encoding"] = true, ["grpc-accept-encoding"] = true,
+}
 
 -- A header map can't be changed while it is walked through.
-local function remove_theirs(headers)
+local function remove_theirs(headers, passed)
   local theirs = {}
   for name in pairs(headers) do
-    if not is_ours(name) then theirs[#theirs + 1] = name end
+    if not (OURS[name] or passed[name]) then theirs[#theirs + 1] = name end
   end
   for i = 1, #theirs do headers:remove(theirs[i]) end
 end
 
 function envoy_on_response(handle)
-  local headers = handle:headers()
-  local status = tonumber(headers:get(":status"))
-  if status >= 200 and status < 300 then return end
   local tollhouse = handle:streamInfo():dynamicMetadata():get("tollhouse")
   if not (tollhouse and tollhouse.admitted == true) then return end
-  local path = handle:requestHeaders():get(":path") or ""
-  local dialect = M.dialect(path)
-  if not (tollhouse.foreign == true or dialect == "triton") then return end
-  if find(headers:get("content-type") or "", "application/grpc", 1, true) == 1 then return end
+  local headers, asked = handle:headers(), handle:requestHeaders()
+  remove_theirs(headers, PASSED)
+  local path = asked:get(":path") or ""
+  local content_type = headers:get("content-type")
+  if find(path, "/inference.", 1, true) == 1 or find(content_type or "", "application/grpc", 1, true) == 1 then return end
+
+  local status, dialect = tonumber(headers:get(":status")), M.dialect(path)
   local encoding, told = headers:get("content-encoding"), headers:get("retry-after")
+  if status >= 200 and status < 300 then
+    if dialect ~= "triton" then headers:remove("inference-header-content-length") end -- the meter would believe it
+    if asked:get(":method") ~= "POST" then return end -- nothing was generated
+    if M.is_read(dialect, content_type, encoding, headers:get("inference-header-content-length")) then return end
+  elseif not (tollhouse.foreign == true or dialect == "triton") then
+    return
+  end
   local trace = headers:get("x-tollhouse-trace") -- Envoy's, from the filter before this one
-  remove_theirs(headers)
+  remove_theirs(headers, {})
 
   local content = handle:body(true) -- all of it: its place is taken by ours
   local text

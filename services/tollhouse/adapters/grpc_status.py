@@ -4,10 +4,13 @@ Richer errors: https://grpc.io/docs/guides/error/.
 """
 
 from base64 import b64encode
+from urllib.parse import quote
 
 from google.rpc import error_details_pb2, status_pb2
 
 from tollhouse.core.problems import Problem
+
+_PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
 
 def to_pb_status(problem: Problem, trace_id: str = "") -> bytes:
@@ -27,3 +30,11 @@ def to_pb_status(problem: Problem, trace_id: str = "") -> bytes:
 def to_binary_header(value: bytes) -> bytes:
     """As the value of a `-bin` header, `grpc-status-details-bin` for a status."""
     return b64encode(value).rstrip(b"=")
+
+
+def to_message_header(message: str) -> str:
+    """As the value of `grpc-message`, where Envoy does not encode it for us.
+
+    https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, Status-Message.
+    """
+    return quote(message, safe=_PLAIN)

@@ -6,7 +6,7 @@ import msgspec
 
 from tollhouse.core.catalog import Model, Operation, Provider
 from tollhouse.core.problems import Kind, Problem
-from tollhouse.core.refusal import refuse
+from tollhouse.core.refusal import refuse, shown
 from tollhouse.core.request import Request
 from tollhouse.core.servers import SERVERS
 
@@ -38,6 +38,7 @@ def _fit_server(request: Request, model: Model) -> None:
     if name is None and traits.single_choice and request.choices > 1:
         name = "n" if "n" in request.fields else "best_of"
     if name is not None:
+        name = shown(name)
         raise Problem(
             Kind.UNSUPPORTED, f"`{name}` is not supported by this model.", name
         )

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from tollhouse.core.catalog import Model, Operation
 from tollhouse.core.levers import MAX_STOPS
 from tollhouse.core.problems import Kind, Problem, ProtocolError
-from tollhouse.core.refusal import refuse
+from tollhouse.core.refusal import refuse, refuse_unsupported
 from tollhouse.core.request import MAX_CHOICES, Request
 from tollhouse.core.tensor_data import Values
 
@@ -123,9 +123,9 @@ def infer_request(
     """
     for name in sorted((*parameters, *of_inputs)):
         if name in _NOT_PARAMETERS or name.startswith(_SHARED_MEMORY):
-            raise Problem(Kind.UNSUPPORTED, f"`{name}` is not supported.", name)
+            refuse_unsupported(name)
     for name in sorted(of_outputs):
-        raise Problem(Kind.UNSUPPORTED, f"`{name}` is not supported.", name)
+        refuse_unsupported(name)
     for name, values in tensors.items():
         _refuse_lever(name, values)
     texts = tensors.get(TEXT)
@@ -162,7 +162,7 @@ def rewrite(request: Request, model: Model) -> Rewrite:
 
 def _refuse_lever(name: str, values: Values) -> None:
     if name in _NEVER and (any(values) or (name in _IDS and values)):
-        raise Problem(Kind.UNSUPPORTED, f"`{name}` is not supported.", name)
+        refuse_unsupported(name)
     most = 1 if name in _ONE else 0 if name in _NONE else None
     if most is not None and any(
         not isinstance(it, int) or it > most or it < 0 for it in values

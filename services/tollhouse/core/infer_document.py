@@ -14,8 +14,7 @@ import msgspec
 
 from tollhouse.core.infer import READ, TEXT, Document, Rewrite, infer_request
 from tollhouse.core.json_object import read
-from tollhouse.core.problems import Kind, Problem
-from tollhouse.core.refusal import refuse
+from tollhouse.core.refusal import refuse, refuse_unsupported
 from tollhouse.core.request import Request
 from tollhouse.core.surface import Place
 from tollhouse.core.tensor_data import Value, Values, read_values
@@ -65,7 +64,7 @@ class _Infer:
         end = self._end()
         self._fields, values = read(self._body[:end])
         for name in values.keys() - _KEYS:
-            raise Problem(Kind.UNSUPPORTED, f"`{name}` is not supported.", name)
+            refuse_unsupported(name)
         _check_id(values)
         self._inputs = list(self._read_inputs(values, self._body[end:]))
         self._asked = {

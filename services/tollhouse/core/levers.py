@@ -3,8 +3,7 @@
 from typing import Any
 
 from tollhouse.core.catalog import Operation
-from tollhouse.core.problems import Kind, Problem
-from tollhouse.core.refusal import check_within, flag, refuse
+from tollhouse.core.refusal import check_within, flag, refuse, refuse_unsupported
 
 MAX_LOGPROBS = 20
 """Most alternatives per token: OpenAI's bound for chats."""
@@ -44,7 +43,7 @@ def refuse_levers(values: dict[str, Any]) -> None:
     for name, value in values.items():
         is_lever = name in _LEVERS or name.startswith(_LEVER_PREFIX)
         if is_lever and value not in (None, False):
-            raise Problem(Kind.UNSUPPORTED, f"`{name}` is not supported.", name)
+            refuse_unsupported(name)
 
 
 def check_sampling(operation: Operation, values: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from tollhouse.core.problems import Kind, Problem
 from tollhouse.core.prompt_fields import (
     MAX_MESSAGES,
     Prompt,
@@ -17,7 +16,7 @@ from tollhouse.core.prompt_fields import (
     check_tools,
     only,
 )
-from tollhouse.core.refusal import refuse
+from tollhouse.core.refusal import refuse, refuse_unsupported
 
 _ROLES = frozenset({"user", "assistant"})
 _CACHED = {"type", "cache_control"}
@@ -28,7 +27,7 @@ def messages_prompt(values: dict[str, Any]) -> Prompt:
     """Judge system, messages and tools. Raises Problem."""
     for name in _UNSUPPORTED:
         if values.get(name) not in (None, []):
-            raise Problem(Kind.UNSUPPORTED, f"`{name}` is not supported.", name)
+            refuse_unsupported(name)
     check_tools(values, lambda tool: tool.get("type", "custom") == "custom")
     messages = values.get("messages")
     if not isinstance(messages, list) or not messages:

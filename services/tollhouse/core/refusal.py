@@ -1,8 +1,22 @@
 """Refusals of a request's fields, and the readers that make them."""
 
-from typing import Any, Never
+from typing import Any, Final, Never
 
 from tollhouse.core.problems import Kind, Problem
+
+LONGEST_NAME: Final = 64
+"""Characters of a name that a client chose, in an error."""
+
+
+def shown(name: str) -> str:
+    """A client's name as errors repeat it: printable, and not long.
+
+    In gRPC it travels in a header, and clients take 8 KiB of those.
+    """
+    cut = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+    return "".join(
+        it if it.isprintable() else "\N{REPLACEMENT CHARACTER}" for it in cut
+    )
 
 
 def refuse(message: str, param: str | None = None) -> Never:
@@ -10,9 +24,16 @@ def refuse(message: str, param: str | None = None) -> Never:
 
     `message` may begin with what the field has to be: its name is put in front.
     """
+    param = shown(param) if param else param
     if param and not message.startswith(("`", "The", "This")):
         message = f"`{param}` {message}"
     raise Problem(Kind.INVALID_REQUEST, message, param)
+
+
+def refuse_unsupported(name: str) -> Never:
+    """Raise the Problem of a field that is none here."""
+    name = shown(name)
+    raise Problem(Kind.UNSUPPORTED, f"`{name}` is not supported.", name)
 
 
 def flag(values: dict[str, Any], name: str) -> bool:

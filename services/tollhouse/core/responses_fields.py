@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from tollhouse.core.problems import Kind, Problem
 from tollhouse.core.prompt_fields import (
     MAX_MESSAGES,
     Prompt,
@@ -18,7 +17,7 @@ from tollhouse.core.prompt_fields import (
     check_tools,
     only,
 )
-from tollhouse.core.refusal import refuse
+from tollhouse.core.refusal import refuse, refuse_unsupported
 
 _ROLES = frozenset({"system", "developer", "user", "assistant"})
 _TEXTS = frozenset({"input_text", "output_text", "refusal", "summary_text", "text"})
@@ -30,7 +29,7 @@ def responses_prompt(values: dict[str, Any]) -> Prompt:
     """Judge input, instructions and tools. Raises Problem."""
     for name in _STATEFUL:
         if values.get(name) not in (None, False):
-            raise Problem(Kind.UNSUPPORTED, f"`{name}` is not supported.", name)
+            refuse_unsupported(name)
     check_tools(values, lambda tool: tool.get("type") == "function")
     images = _images(values)
     found = list(responses_texts(values))

@@ -7,7 +7,11 @@ goes on is sent in pieces of ours, whenever it was judged.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tollhouse.adapters.grpc_status import to_binary_header, to_pb_status
+from tollhouse.adapters.grpc_status import (
+    to_binary_header,
+    to_message_header,
+    to_pb_status,
+)
 from tollhouse.core.admission_messages import Admit, RequestHeaders
 from tollhouse.core.ids import ExchangeId
 from tollhouse.core.problems import Problem, ProtocolError
@@ -109,7 +113,7 @@ def to_pb_stop(problem: Problem, trace_id: str) -> bytes:
     refusal = {
         "word": problem.word,
         "grpc_status": str(problem.kind.grpc_status),
-        "grpc_message": problem.message,
+        "grpc_message": to_message_header(problem.message),
         "grpc_status_details_bin": details.decode(),
     }
     _put(response, REFUSAL, refusal)

@@ -39,8 +39,8 @@ NO_GUARD = {
     "filter.lua": _ANSWERS,
     "lua.default_source_code": _ANSWERS,
     "lua.source_codes": _ANSWERS,
-    "filter.errors": "words of foreign failures: tests/e2e/backends",
-    "errors.default_source_code": "words of foreign failures: tests/e2e/backends",
+    "filter.errors": "what of answers is told: tests/e2e/backends",
+    "errors.default_source_code": "what of answers is told: tests/e2e/backends",
     "tries.default_source_code": "the guard `filter.tries`, whose script it is",
     "filter.trace": _TRACES,
     "trace.mutations": _TRACES,
@@ -58,6 +58,7 @@ NO_GUARD = {
     "ext_proc.forward_rules": _OURS,
     "ext_proc.metadata_options.receiving_namespaces": _ANSWERS,
     "host.response_headers_to_add": _ANSWERS,
+    "host.response_headers_to_remove": "a backend's own: tests/e2e/backends",
     "route.healthz": "an answer, not a refusal",
     "route.unknown": "a second time: Envoy answers 404 where no route matches",
     "private.authorization": "a second time: authz asks for it to be removed, too",
@@ -79,6 +80,8 @@ NO_GUARD = {
     "streams.metadata_options.receiving_namespaces": _ANSWERS,
     "private.x-api-key": "a second time: authz asks for it to be removed, too",
     "mapper.timeout": "words of a 504: tests/e2e/edge/test_admission.py",
+    "mapper.anthropic_broken": "words of a 502: tests/e2e/backends",
+    "mapper.triton_broken": "words of a 502, as of other APIs",
     "mapper.bad_gateway": "words of a 502: tests/e2e/edge/test_meter.py",
 }
 """Why the rest is none. `failure_mode_allow` is off in all filters, and is a second

@@ -195,16 +195,13 @@ async def test_json(edge, size):
 @pytest.mark.parametrize(
     ("steps", "meter"),
     [
-        (answer(b"x", _SSE, _GZIP), "enc,0,0,0,-,-,-,-,0,0,X,0"),
-        (answer(b'{"usage":{"prompt_tokens":1}}', "text/plain"), None),
         (answer(b'{"usage":{"prompt_tokens":1}}', status=500), None),
-        ([b"HTTP/1.1 204 Nothing\r\n\r\n"], None),
         (answer(b""), "json,0,0,0,-,-,-,-,0,0,F,0"),
     ],
-    ids=["encoded", "other type", "500", "204", "empty"],
+    ids=["500", "empty"],
 )  # fmt: skip
-async def test_what_is_not_read(edge, steps, meter):
-    """Encoded, failed and foreign answers pass untouched and say so."""
+async def test_what_has_no_usage(edge, steps, meter):
+    """Failed and empty answers pass untouched and say so."""
     script = edge.backend.script(steps)
     async with (
         edge.client() as client,
@@ -217,6 +214,25 @@ async def test_what_is_not_read(edge, steps, meter):
     line = await edge.ended(response.headers["x-tollhouse-exchange"])
     assert line["meter"] == meter
     assert steps[0].endswith(b"\r\n\r\n" + raw)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        answer(b"secret", _SSE, _GZIP),
+        answer(b'{"usage":{"prompt_tokens":1}} secret', "text/plain"),
+        [b"HTTP/1.1 204 Nothing\r\n\r\n"],
+    ],
+    ids=["encoded", "other type", "204"],
+)
+async def test_what_cannot_be_read_is_not_told(edge, steps):
+    """Else it would be given away: nobody could say what was used."""
+    response, line = await _ask(edge, steps)
+
+    assert response.status_code == line["code"] == 502
+    assert response.json()["error"]["code"] == "upstream_error"
+    assert "secret" not in response.text
+    assert line["meter"] is None
 
 
 @pytest_asyncio.fixture(loop_scope="session")

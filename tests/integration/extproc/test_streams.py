@@ -218,6 +218,20 @@ async def test_an_id_is_as_long_as_the_meter_reads(stub):
     )
 
 
+async def test_a_name_in_a_refusal_is_fit_for_a_trailer(stub):
+    """The meter puts it there as it stands."""
+    request = pb.ModelInferRequest(model_name="tiny-chat")
+    request.parameters["shared_memory_%\r\n" + "n" * 9_000].bool_param = True
+    call, *_ = await opened(stub)
+    await call.write(piece(framed(request.SerializeToString())))
+    stop = await call.read()
+    message = stop.dynamic_metadata["tollhouse.refusal"]["grpc_message"]
+
+    assert message.startswith("`shared_memory_%25%EF%BF%BD%EF%BF%BDnnn")
+    assert message.endswith("nnn%E2%80%A6` is not supported.")
+    assert len(message) < 256
+
+
 async def test_hangs_up_with_ok_when_the_client_has_sent_its_last(stub):
     call, *_ = await opened(stub)
     await call.write(piece(ask(), ends=True))

@@ -94,6 +94,28 @@ def test_a_version_may_be_one_that_never_was(path, status, body, name):
     assert name == module["problem_at"](path, status, body)
 
 
+@pytest.mark.parametrize(
+    ("dialect", "kind", "encoding", "tensors", "is_read"),
+    [
+        ("openai", "application/json", None, None, True),
+        ("openai", "Application/JSON; charset=utf-8", "identity", None, True),
+        ("anthropic", "text/event-stream; charset=utf-8", None, None, True),
+        ("openai", "application/json", "gzip", None, False),
+        ("openai", "text/event-stream", "br", None, False),
+        ("openai", "application/problem+json", None, None, False),
+        ("openai", "text/plain", None, None, False),
+        ("openai", None, None, None, False),
+        ("triton", "application/json", None, None, True),
+        ("triton", "application/octet-stream", None, "120", True),
+        ("triton", "application/octet-stream", "gzip", "120", False),
+        ("triton", "application/octet-stream", None, None, False),
+        ("openai", "application/octet-stream", None, "120", False),
+    ],
+)
+def test_passes_what_the_meter_reads(dialect, kind, encoding, tensors, is_read):
+    assert is_read is module["is_read"](dialect, kind, encoding, tensors)
+
+
 @pytest.mark.parametrize("status", [400, 413, 422])
 @pytest.mark.parametrize(
     ("text", "name"),

@@ -117,6 +117,13 @@ def _region() -> pb.ModelInferRequest:
 _FOREIGN = _text("private")
 _BOTH = frame(_text("tiny-chat")[5:] + _B[5:])
 _MAPPED = frame(_text("tiny-chat")[5:] + _region().SerializeToString())
+_NAMED = frame(
+    _text("tiny-chat")[5:]
+    + pb.ModelInferRequest(
+        parameters={"shared_memory_" + "n" * 9_000: pb.InferParameter(bool_param=True)}
+    ).SerializeToString()
+)
+_CUT = f"`shared_memory_{'n' * 50}%E2%80%A6` is not supported."
 _LATE = "The request did not arrive in time."
 _ZIPPED = [frame(b"\x1f\x8b", flag=1)]
 
@@ -280,6 +287,13 @@ ROWS = [
                 _GRPC,
                 call(f"{_CALL};x=1", messages=[_FOREIGN]),
                 UNIMPLEMENTED,
+            ),
+            (
+                82,
+                "a parameter whose name is longer than clients' headers",
+                "extproc repeats 64 characters of a name",
+                call(_CALL, messages=[_NAMED]),
+                Expect(grpc=3, headers=(("grpc-message", _CUT),)),
             ),
             (
                 58,
