@@ -60,7 +60,7 @@ class Jwts:
 
     @property
     def issuers(self) -> Mapping[str, Issuer]:
-        """Those trusted now; another mapping once they changed."""
+        """Those trusted now; the same mapping until they change."""
         return self._seen
 
     def may_be_jwt(self, bearer: str) -> bool:
@@ -87,7 +87,8 @@ class Jwts:
                     it.keys.refresh_if_due()
                 await asyncio.sleep(self._look_seconds)
                 issuers = self._issuers()
-                if issuers is not self._seen:
+                # Each reading of a configuration makes new ones, mostly the same.
+                if issuers != self._seen:
                     if issuers:
                         await asyncio.to_thread(_keys_class)
                     not_needed = self._take(issuers)

@@ -27,12 +27,15 @@ from tollhouse.adapters.redis.keyring import (
     NotThereError,
     TakenError,
 )
+from tollhouse.admin import convert
 from tollhouse.admin.tokens import Caller, Tokens
 from tollhouse.core.key_terms import Fault, TermsError
 from tollhouse.core.problems import Unavailable
 
 _TOLD_EVERY_SECONDS = 10.0
 _MOST_VIOLATIONS = 100
+_LONGEST_WORDS = 400
+"""Characters: they repeat what was sent, and go in headers, of which 8 KiB fit."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _Response = TypeVar("_Response")
@@ -78,7 +81,8 @@ class Calls:
                 context, [(f"documents[{at}]", text) for at, text in error.faults]
             )
         except ValueError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            text = str(error)[:_LONGEST_WORDS]
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
         except NotThereError as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, error.what)
         except TakenError as error:
@@ -120,7 +124,10 @@ class Calls:
 
 async def _refuse(context: Context, faults: Sequence[Fault]) -> NoReturn:
     """End a call with INVALID_ARGUMENT and each field that is wrong."""
-    shown = faults[:_MOST_VIOLATIONS]
+    shown = [
+        (convert.api_name(field), what[:_LONGEST_WORDS])
+        for field, what in faults[:_MOST_VIOLATIONS]
+    ]
     text = "; ".join(f"{field}: {what}" for field, what in shown[:3])
     violations = error_details_pb2.BadRequest(
         field_violations=[

@@ -47,6 +47,11 @@ _KEY_STATES = {
 _API_NAMES = {"expires_at": "expire_time"}
 
 
+def api_name(field: str) -> str:
+    """What the API calls a field of ours."""
+    return _API_NAMES.get(field, field)
+
+
 def check(**fields: Callable[[], object]) -> None:
     """Run a check for each field. Raises TermsError with all that failed."""
     faults: list[Fault] = []
@@ -234,11 +239,11 @@ def _fields(document: admin_pb.KeyDocument) -> Mapping[str, Any]:
 
 
 def _named(faults: Iterable[Fault], prefix: str) -> list[Fault]:
-    return [(prefix + _API_NAMES.get(field, field), text) for field, text in faults]
+    return [(prefix + api_name(field), text) for field, text in faults]
 
 
 def _path(field: str) -> str:
     """Where the API has a field of a document."""
     if field in ("key_id", "digest", "tenant"):
         return field
-    return f"terms.{_API_NAMES.get(field, field)}"
+    return f"terms.{api_name(field)}"

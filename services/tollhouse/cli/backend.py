@@ -1,5 +1,7 @@
 """A server that already speaks OpenAI's API, in the place of the local engine."""
 
+import asyncio
+import contextlib
 import dataclasses
 import ssl
 from pathlib import Path
@@ -9,8 +11,15 @@ from urllib.parse import urlsplit
 import yaml
 
 from tollhouse.adapters.address import Address
-from tollhouse.adapters.configuration import Configuration
+from tollhouse.adapters.configuration import (
+    Configuration,
+    ConfigurationError,
+    load,
+)
+from tollhouse.adapters.file_stamp import stamp_of
+from tollhouse.adapters.live import INTERVAL_SECONDS
 from tollhouse.cli.local_engine import LOCAL_CLUSTER
+from tollhouse.cli.state import write_whole
 from tollhouse.cli.unusable import UnusableError
 from tollhouse.core.catalog import Operation, Provider
 
@@ -101,6 +110,39 @@ def for_backend(configuration: Configuration) -> Configuration:
         if (served := model.operations - {Operation.INFER})
     }
     return configuration.model_copy(update={"models": models})
+
+
+class Copy:
+    """What a tollhouse.yaml says for one backend, in a file of its own."""
+
+    def __init__(self, source: Path, path: Path) -> None:
+        """Write it. Raises ConfigurationError."""
+        self._source = source
+        self._path = path
+        self._taken = stamp_of(source)
+        self._write()
+
+    async def follow(self, *, interval_seconds: float = INTERVAL_SECONDS) -> None:
+        """Write it again when the source has changed; never returns.
+
+        A source with a fault is copied as it is: who follows the copy says what is
+        wrong, and goes on with what was right.
+        """
+        last = self._taken
+        while True:
+            await asyncio.sleep(interval_seconds)
+            now = stamp_of(self._source)
+            if now == last and now != self._taken:
+                self._taken = now
+                try:
+                    self._write()
+                except ConfigurationError:
+                    with contextlib.suppress(OSError, UnicodeDecodeError):
+                        write_whole(self._path, self._source.read_text("utf-8"))
+            last = now
+
+    def _write(self) -> None:
+        write_whole(self._path, to_yaml(for_backend(load(self._source))))
 
 
 def to_yaml(configuration: Configuration) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tollhouse.adapters.address import Address
+from tollhouse.adapters.admission_proof import read_proof
 from tollhouse.adapters.configuration import ConfigurationError, load
 from tollhouse.cli.console import Console
 from tollhouse.cli.edge_certificate import EdgeCertificate
@@ -198,7 +199,10 @@ def _proof(path: Path) -> str:
     """Return what stands there, else draw it: extproc reads the same file."""
     if not path.exists():
         write_secret(path, secrets.token_hex(32))
-    return path.read_text("ascii").strip()
+    try:
+        return read_proof(path)
+    except ValueError as error:
+        raise UnusableError(f"--proof-file: {error}") from error
 
 
 def _certificate(chain: Path | None, key: Path | None) -> EdgeCertificate | None:

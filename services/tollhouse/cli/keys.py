@@ -20,8 +20,8 @@ this once and kept nowhere: what is stored can't be turned back into it.
 A scope is one of
   {" ".join(list(Permission)[:4])}
   {" ".join(list(Permission)[4:])}
-and may be limited to models by a pattern, in which * stands for anything. Today's paths
-need chat:write, completions:write and models:read; the others open nothing yet.
+and may be limited to models by a pattern, in which * stands for anything. usage:read
+opens nothing yet.
 
 examples:
   tollhouse keys create --tenant acme

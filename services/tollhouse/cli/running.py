@@ -7,8 +7,10 @@ import os
 import shlex
 import signal
 import time
+from collections.abc import Callable, Coroutine, Sequence
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 from tollhouse.adapters.configuration import Configuration
 from tollhouse.adapters.http_client import http_request
@@ -35,13 +37,18 @@ class Running:
         *,
         ready_file: Path | None,
         began: float,
+        background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     ) -> None:
-        """`began` is the monotonic time at which the command was given."""
+        """`began` is the monotonic time at which the command was given.
+
+        `background` runs beside the stack and never returns.
+        """
         self._stack = stack
         self._configuration = configuration
         self._console = console
         self._ready_file = ready_file
         self._began = began
+        self._background = background
         self._asked = asyncio.Event()
         self._api_key = ""
 
@@ -58,7 +65,10 @@ class Running:
             self._install_signals(children)
             try:
                 await first(
-                    self._serve(supervisor), self._bound_logs(), self._asked.wait()
+                    self._serve(supervisor),
+                    self._bound_logs(),
+                    self._asked.wait(),
+                    *(run() for run in self._background),
                 )
             finally:
                 await self._stop(supervisor)

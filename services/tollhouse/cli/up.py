@@ -17,7 +17,7 @@ from tollhouse.adapters.core_dump import leave_no_core
 from tollhouse.adapters.pepper import PepperError
 from tollhouse.adapters.redis.keyring import KeyringError
 from tollhouse.cli import engine, places
-from tollhouse.cli.backend import Backend, for_backend, to_yaml
+from tollhouse.cli.backend import Backend, Copy, for_backend
 from tollhouse.cli.console import Console
 from tollhouse.cli.edge_certificate import EdgeCertificate
 from tollhouse.cli.local_engine import local_engine
@@ -25,7 +25,7 @@ from tollhouse.cli.parts import Stack, StripeAccount
 from tollhouse.cli.ports import free_ports, reserved
 from tollhouse.cli.receiver import Receiver
 from tollhouse.cli.running import Running
-from tollhouse.cli.state import StateDirectory, write_whole
+from tollhouse.cli.state import StateDirectory
 from tollhouse.cli.supervisor import PartError
 from tollhouse.cli.unusable import UnusableError
 from tollhouse.core.problems import Unavailable
@@ -192,9 +192,10 @@ def _run(args: argparse.Namespace) -> None:
         from tollhouse.cli import edge_file  # noqa: PLC0415
 
         edge = edge_file.read(places.default_envoy(), configuration)
+        background = []
         if backend is not None:
-            config = state.run / "tollhouse.yaml"
-            write_whole(config, to_yaml(configuration))
+            source, config = config, state.run / "tollhouse.yaml"
+            background.append(Copy(source, config).follow)
         admin, *ports = free_ports(6)
         receiver = _receiver(*ports[3:]) if args.telemetry else None
         local = None
@@ -218,7 +219,12 @@ def _run(args: argparse.Namespace) -> None:
         )
         edge_file.write(edge, stack, backend)
         running = Running(
-            stack, configuration, console, ready_file=args.ready_file, began=began
+            stack,
+            configuration,
+            console,
+            ready_file=args.ready_file,
+            began=began,
+            background=background,
         )
         asyncio.run(running.main(lock))
 

@@ -1,10 +1,9 @@
 """Run extproc: `python -m tollhouse.extproc`, settings from the environment."""
 
-import re
-
 from tollhouse.adapters import logs, metric_export
 from tollhouse.adapters.address import Address
 from tollhouse.adapters.admission_notes import AdmissionNotes
+from tollhouse.adapters.admission_proof import read_proof
 from tollhouse.adapters.configuration import ConfigurationError
 from tollhouse.adapters.dependency_metrics import watch_dependencies
 from tollhouse.adapters.exchange_metrics import ExchangeMetrics
@@ -38,9 +37,6 @@ from tollhouse.extproc.learner import Learner
 from tollhouse.extproc.relay import Relay
 from tollhouse.extproc.servicer import SERVICE, ExternalProcessorServicer
 from tollhouse.extproc.settler import Settler
-
-# A header value nobody guesses and every proxy takes.
-_PROOF = re.compile(rb"[A-Za-z0-9_-]{32,256}")
 
 
 async def main(process: Process) -> None:
@@ -148,19 +144,10 @@ async def main(process: Process) -> None:
 
 
 def _proof(settings: Settings) -> bytes:
-    path = settings.admission_proof_file
     try:
-        proof = path.read_bytes().strip()
-    except OSError as error:
-        raise StartError(
-            f"TOLLHOUSE_ADMISSION_PROOF_FILE: can't read {path}: {error.strerror}"
-        ) from error
-    if not _PROOF.fullmatch(proof):
-        raise StartError(
-            f"TOLLHOUSE_ADMISSION_PROOF_FILE: {path} must hold 32 to 256 of "
-            "A-Z a-z 0-9 _ -, the value Envoy's backend routes require"
-        )
-    return proof
+        return read_proof(settings.admission_proof_file).encode()
+    except ValueError as error:
+        raise StartError(f"TOLLHOUSE_ADMISSION_PROOF_FILE: {error}") from error
 
 
 def _aggregator(settings: Settings) -> Remote:

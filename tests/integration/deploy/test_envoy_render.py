@@ -48,6 +48,16 @@ def test_the_proof_is_kept_and_the_rest_written_anew(render, tmp_path):
     assert ["localhost", "127.0.0.1", "[::1]", "llm.example.test"] == host["domains"]
 
 
+@pytest.mark.parametrize("proof", ["", "short", "with spaces " * 4])
+def test_a_proof_that_is_none_is_refused(render, tmp_path, capsys, proof):
+    """Routes would open to whoever says it: nothing, or what is soon found."""
+    (tmp_path / "proof").write_text(f"{proof}\n")
+
+    assert 2 == render("--domain=llm.example.test")
+    assert "must hold 32 to 256 of" in capsys.readouterr().err
+    assert not (tmp_path / "envoy.json").exists()
+
+
 @pytest.mark.parametrize(
     ("collector", "percent"),
     [([], 0.0), (["--cluster=collector=collector.test:4317"], 25.0)],

@@ -359,6 +359,20 @@ def test_refused(admin: Admin, ring: Keyring):
     faults = violations(keys.RevokeKey, admin_pb.RevokeKeyRequest(key_id=whole))
     assert faults.keys() == {"key_id"}
     assert whole not in str(faults)
+    key_id = keys.CreateKey(admin_pb.CreateKeyRequest(tenant="acme"), **ME).key.key_id
+    rotate = admin_pb.RotateKeyRequest(key_id=key_id)
+    rotate.grace.FromSeconds(-1)
+    assert violations(keys.RotateKey, rotate).keys() == {"grace"}
+    rotate = admin_pb.RotateKeyRequest(key_id=key_id)
+    rotate.expire_time.FromSeconds(1)
+    assert violations(keys.RotateKey, rotate).keys() == {"expire_time"}
+    for field, of_source in (
+        ("source", admin_pb.ImportKeysRequest(source="BAD")),
+        ("prune", admin_pb.ImportKeysRequest(source="x", prune=True)),
+    ):
+        assert violations(keys.ImportKeys, of_source).keys() == {field}
+    long = admin_pb.CreateTenantRequest(name="A" * 5000, plan="demo")
+    assert violations(tenants.CreateTenant, long).keys() == {"name"}
     ring.delete_tenant("acme")
     assert refusal(keys.CreateKey, admin_pb.CreateKeyRequest(tenant="acme")) == (
         *("FAILED_PRECONDITION", "tenant acme was deleted"),

@@ -181,6 +181,29 @@ async def test_issuers_follow_the_configuration(tmp_path):
     await asyncio.wait({running})
 
 
+async def test_the_same_issuers_read_again_change_nothing(tmp_path):
+    """Whoever remembers what they vouched for goes on; a reload makes new objects."""
+    looks = 0
+
+    def read() -> dict[str, Issuer]:
+        nonlocal looks
+        looks += 1
+        provider = Provider()
+        return {"acme": provider.issuer(key_file(tmp_path, provider.jwks("ES256")))}
+
+    tokens = Jwts(read, look_seconds=LOOK_SECONDS, patience_seconds=PATIENCE_SECONDS)
+    first = tokens.issuers
+    running = asyncio.create_task(tokens.run())
+
+    async def has_looked():
+        return looks >= 4
+
+    await until(has_looked, expected=True)
+    assert tokens.issuers is first
+    running.cancel()
+    await asyncio.wait({running})
+
+
 async def test_issuers_are_told_once_they_are_trusted(tmp_path, monkeypatch):
     """Whoever looks again at each change never hears of one too early."""
     provider = Provider()

@@ -1,5 +1,6 @@
 """--backend takes what can be reached, and says why it can't take the rest."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import yaml
 
 from tollhouse.adapters.address import Address
 from tollhouse.adapters.configuration import Configuration, load
-from tollhouse.cli.backend import Backend, for_backend, to_yaml
+from tollhouse.cli.backend import Backend, Copy, for_backend, to_yaml
 from tollhouse.cli.bootstrap import Edge, read_bootstrap, render_bootstrap
 from tollhouse.cli.envoy_credential import credential_text, findings
 from tollhouse.cli.places import default_envoy, repository_root
@@ -153,3 +154,31 @@ def edge(**about):
         meter=Path("/m/meter.lua"),
         **about,
     )
+
+
+@pytest.mark.asyncio
+async def test_the_copy_follows_its_source(tmp_path):
+    """Faults as well: whoever reads the copy says what is wrong."""
+    source, path = tmp_path / "mine.yaml", tmp_path / "run.yaml"
+    text = (repository_root() / "tollhouse.yaml").read_text()
+    source.write_text(text)
+    copy = Copy(source, path)
+    following = asyncio.create_task(copy.follow(interval_seconds=0.02))
+
+    async def until(has_come):
+        async with asyncio.timeout(30):
+            while not has_come(path.read_text()):  # noqa: ASYNC110  # a file
+                await asyncio.sleep(0.01)
+
+    first = load(path)
+    assert first == for_backend(load(source))
+    source.write_text(text.replace("plans:", "plans:\n  another: {}", 1))
+    await until(lambda it: "another" in it)
+    assert load(path) == for_backend(load(source))
+    source.write_text("models: 7\n")
+    await until(lambda it: it == "models: 7\n")
+    source.write_text(text)
+    await until(lambda it: "another" not in it and "7" != it.strip()[-1:])
+    assert load(path) == first
+    following.cancel()
+    await asyncio.wait({following})

@@ -20,7 +20,7 @@ from tollhouse.adapters.redis.records import (
     to_tenant,
 )
 from tollhouse.adapters.redis.ring import AT_ONCE, Change, Look, Ring
-from tollhouse.core.key_terms import KeyDocument, version_of
+from tollhouse.core.key_terms import KeyDocument, TermsError, version_of
 
 MOST_DOCUMENTS: Final = 10_000
 
@@ -82,9 +82,10 @@ class Imports(Ring):
         check_source(source)
         if prune and not documents:
             # A pipe that failed before us is an empty file, too.
-            raise ValueError(
+            what = (
                 "no keys to import: with prune that would end every key of the source"
             )
+            raise TermsError([("prune", what)])
         if len(documents) > MOST_DOCUMENTS:
             raise ValueError(f"{len(documents)} keys: at most {MOST_DOCUMENTS} at once")
         pepper = self._current_pepper()
@@ -303,9 +304,10 @@ def _tenant_fault(stored: _Stored, it: KeyDocument) -> str:
 
 
 def check_source(name: str) -> str:
-    """Return the name of a source. Raises ValueError."""
+    """Return the name of a source. Raises TermsError."""
     if not _SOURCE.fullmatch(name):
-        raise ValueError(f"source {name!r}: 1 to 64 of a-z, 0-9, '.', '_', '/' and '-'")
+        what = f"source {name!r}: 1 to 64 of a-z, 0-9, '.', '_', '/' and '-'"
+        raise TermsError([("source", what)])
     return name
 
 

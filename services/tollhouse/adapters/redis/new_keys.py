@@ -20,7 +20,7 @@ from tollhouse.adapters.redis.ring import (
 )
 from tollhouse.adapters.redis.tenants import live_tenant
 from tollhouse.core import identity
-from tollhouse.core.key_terms import check_terms, version_of
+from tollhouse.core.key_terms import TermsError, check_terms, version_of
 
 DEFAULT_GRACE_SECONDS: Final = 86_400.0
 LONGEST_GRACE_SECONDS: Final = 365 * 86_400.0
@@ -115,7 +115,7 @@ class NewKeys(Ring):
         """
         identity.check_key_id(key_id)
         if not 0 <= grace_seconds <= LONGEST_GRACE_SECONDS:
-            raise ValueError("the grace: from 0 seconds to 1 year")
+            raise TermsError([("grace", "the grace: from 0 seconds to 1 year")])
         now = self._clock()
         check_terms(expires_at=expires_at, now=now)
         new_id, key = draw_key()
