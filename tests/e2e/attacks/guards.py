@@ -12,7 +12,6 @@ from tests.e2e.attacks.rig import Change
 _AUTHZ = "envoy.filters.http.ext_authz"
 _EXTPROC = "envoy.filters.http.ext_proc"
 _STREAMS = "streams"
-_ROUTER = "envoy.filters.http.router"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,11 +140,6 @@ GUARDS = [
         "streams.metadata_options.forwarding_namespaces",
         changes.of_filter(_STREAMS, "metadata_options", "forwarding_namespaces"),
         ("grpc-52",),
-    ),
-    Guard(
-        "router.suppress_envoy_headers",
-        changes.of_filter(_ROUTER, "suppress_envoy_headers"),
-        ("header-64",),
     ),
     *(
         Guard(f"route.{name}", changes.without_route(name), rows)

@@ -25,13 +25,17 @@ _STREAMS = {
 
 
 async def _ask(
-    edge: Edge, steps: Sequence[Step], *, foreign: bool = True
+    edge: Edge,
+    steps: Sequence[Step],
+    path: str = "/v1/responses",
+    *,
+    foreign: bool = True,
 ) -> tuple[httpx.Response, str]:
     """Let the backend do these steps; return the answer and the meter's string."""
     headers = {"x-test-script": edge.backend.script(steps)}
-    path = "/v1/responses" + ("?foreign" if foreign else "")
+    url = path + ("?foreign" if foreign else "")
     async with edge.client() as client:
-        response = await client.post(path, json={}, headers=headers)
+        response = await client.post(url, json={}, headers=headers)
     line = await edge.ended(response.headers["x-tollhouse-exchange"])
     fields = line["meter"].split(",")
     return response, ",".join(fields[:8] + fields[10:])
@@ -112,7 +116,8 @@ async def test_binary_tensors(edge):
     header = f"inference-header-content-length: {length}\r\n"
     steps = answer(body, "application/octet-stream", header)
 
-    response, meter = await _ask(edge, steps, foreign=False)
+    path = "/v2/models/tiny-chat/infer"
+    response, meter = await _ask(edge, steps, path, foreign=False)
 
     assert response.content == body
     assert response.headers["inference-header-content-length"] == str(length)

@@ -77,7 +77,7 @@ class Imports(Ring):
         With `prune`, keys that came from the source and are no longer there are
         revoked. Raises NotImportedError with all faults: then nothing is written.
         What others change while it writes can stop it half way, with the same error;
-        import again then. ValueError for a source that is none.
+        import again then. TermsError for a source that is none.
         """
         check_source(source)
         if prune and not documents:
