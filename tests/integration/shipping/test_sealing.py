@@ -6,7 +6,7 @@ import uuid
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.integration.billing.records import HOUR_MS, TRACES, Record
@@ -138,6 +138,7 @@ def count(expected: Counter[str], it: Record | None) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(STEPS)
+@example([("record", "acme", 0, 2, 1), ("adjust", -1)])
 def test_any_history_is_shipped_to_the_token(runner, redis_url, db, steps):
     """Records, adjustments, seals and failures in any order."""
     db.flushall()
