@@ -13,7 +13,7 @@
 --
 -- Part 1 is pure and is tested by itself (tests/unit/errors); part 2 is the glue to Envoy (tests/e2e/backends).
 
-local find, sub, match, lower, format = string.find, string.sub, string.match, string.lower, string.format
+local find, match, lower, format = string.find, string.match, string.lower, string.format
 
 local M = {}
 

@@ -35,7 +35,7 @@ from tollhouse.core.problems import Unavailable
 _TOLD_EVERY_SECONDS = 10.0
 _MOST_VIOLATIONS = 100
 _LONGEST_WORDS = 400
-"""Characters: they repeat what was sent, and go in headers, of which 8 KiB fit."""
+"""Characters of one text: it may repeat what was sent, and goes in headers."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _Response = TypeVar("_Response")

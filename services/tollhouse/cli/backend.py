@@ -16,7 +16,7 @@ from tollhouse.adapters.configuration import (
     ConfigurationError,
     load,
 )
-from tollhouse.adapters.file_stamp import stamp_of
+from tollhouse.adapters.file_stamp import Stamp, stamp_of
 from tollhouse.adapters.live import INTERVAL_SECONDS
 from tollhouse.cli.local_engine import LOCAL_CLUSTER
 from tollhouse.cli.state import write_whole
@@ -112,39 +112,34 @@ def for_backend(configuration: Configuration) -> Configuration:
     return configuration.model_copy(update={"models": models})
 
 
-class Copy:
-    """What a tollhouse.yaml says for one backend, in a file of its own."""
-
-    def __init__(self, source: Path, path: Path) -> None:
-        """Write it. Raises ConfigurationError."""
-        self._source = source
-        self._path = path
-        self._taken = stamp_of(source)
-        self._write()
-
-    async def follow(self, *, interval_seconds: float = INTERVAL_SECONDS) -> None:
-        """Write it again when the source has changed; never returns.
-
-        A source with a fault is copied as it is: who follows the copy says what is
-        wrong, and goes on with what was right.
-        """
-        last = self._taken
-        while True:
-            await asyncio.sleep(interval_seconds)
-            now = stamp_of(self._source)
-            if now == last and now != self._taken:
-                self._taken = now
-                try:
-                    self._write()
-                except ConfigurationError:
-                    with contextlib.suppress(OSError, UnicodeDecodeError):
-                        write_whole(self._path, self._source.read_text("utf-8"))
-            last = now
-
-    def _write(self) -> None:
-        write_whole(self._path, to_yaml(for_backend(load(self._source))))
-
-
 def to_yaml(configuration: Configuration) -> str:
     """Return the text of a tollhouse.yaml that says the same."""
     return yaml.safe_dump(configuration.model_dump(mode="json"), sort_keys=False)
+
+
+async def follow(
+    source: Path, copy: Path, *, interval_seconds: float = INTERVAL_SECONDS
+) -> None:
+    """Keep `copy` what the tollhouse.yaml at `source` says for a backend.
+
+    Never returns. What can't be read or written is tried again.
+    """
+    last: Stamp = ()
+    taken: Stamp = ()
+    while True:
+        now = stamp_of(source)
+        if now == last and now != taken:
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                _renew(source, copy)
+                taken = now
+        last = now
+        await asyncio.sleep(interval_seconds)
+
+
+def _renew(source: Path, copy: Path) -> None:
+    try:
+        text = to_yaml(for_backend(load(source)))
+    except ConfigurationError:
+        # Who follows the copy says what is wrong, and goes on with what was right.
+        text = source.read_text("utf-8")
+    write_whole(copy, text)

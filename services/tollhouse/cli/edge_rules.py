@@ -59,7 +59,7 @@ OUR_PREFIX = "x-tollhouse-"
 _SCRIPTS = {
     METER: "the meter (meter.lua) is missing, so nothing is counted",
     ERRORS: "errors.lua is missing, so what foreign backends say of their failures"
-    " reaches clients",
+    " reaches clients, and any backend's headers",
     TRIES: "tries.lua is missing, so nobody who tries keys is slowed down",
 }
 """What Envoy runs, and what is wrong without it."""

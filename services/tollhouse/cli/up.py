@@ -8,6 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ from tollhouse.adapters.core_dump import leave_no_core
 from tollhouse.adapters.pepper import PepperError
 from tollhouse.adapters.redis.keyring import KeyringError
 from tollhouse.cli import engine, places
-from tollhouse.cli.backend import Backend, Copy, for_backend
+from tollhouse.cli.backend import Backend, follow, for_backend, to_yaml
 from tollhouse.cli.console import Console
 from tollhouse.cli.edge_certificate import EdgeCertificate
 from tollhouse.cli.local_engine import local_engine
@@ -25,7 +26,7 @@ from tollhouse.cli.parts import Stack, StripeAccount
 from tollhouse.cli.ports import free_ports, reserved
 from tollhouse.cli.receiver import Receiver
 from tollhouse.cli.running import Running
-from tollhouse.cli.state import StateDirectory
+from tollhouse.cli.state import StateDirectory, write_whole
 from tollhouse.cli.supervisor import PartError
 from tollhouse.cli.unusable import UnusableError
 from tollhouse.core.problems import Unavailable
@@ -195,7 +196,8 @@ def _run(args: argparse.Namespace) -> None:
         background = []
         if backend is not None:
             source, config = config, state.run / "tollhouse.yaml"
-            background.append(Copy(source, config).follow)
+            write_whole(config, to_yaml(configuration))
+            background.append(partial(follow, source, config))
         admin, *ports = free_ports(6)
         receiver = _receiver(*ports[3:]) if args.telemetry else None
         local = None

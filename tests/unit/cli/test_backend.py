@@ -9,7 +9,7 @@ import yaml
 
 from tollhouse.adapters.address import Address
 from tollhouse.adapters.configuration import Configuration, load
-from tollhouse.cli.backend import Backend, Copy, for_backend, to_yaml
+from tollhouse.cli.backend import Backend, follow, for_backend, to_yaml
 from tollhouse.cli.bootstrap import Edge, read_bootstrap, render_bootstrap
 from tollhouse.cli.envoy_credential import credential_text, findings
 from tollhouse.cli.places import default_envoy, repository_root
@@ -162,14 +162,15 @@ async def test_the_copy_follows_its_source(tmp_path):
     source, path = tmp_path / "mine.yaml", tmp_path / "run.yaml"
     text = (repository_root() / "tollhouse.yaml").read_text()
     source.write_text(text)
-    copy = Copy(source, path)
-    following = asyncio.create_task(copy.follow(interval_seconds=0.02))
+    path.write_text("")
+    following = asyncio.create_task(follow(source, path, interval_seconds=0.02))
 
     async def until(has_come):
         async with asyncio.timeout(30):
             while not has_come(path.read_text()):  # noqa: ASYNC110  # a file
                 await asyncio.sleep(0.01)
 
+    await until(len)
     first = load(path)
     assert first == for_backend(load(source))
     source.write_text(text.replace("plans:", "plans:\n  another: {}", 1))
