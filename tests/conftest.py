@@ -8,12 +8,12 @@ import pytest
 import redis
 from xdist.scheduler import LoadFileScheduling
 
-from tests.redis_process import RedisServer, running_redis
-from tests.timed import (  # noqa: F401  # hooks
+from tests.attempts import (  # noqa: F401  # hooks
     pytest_configure,
     pytest_runtest_protocol,
     pytest_terminal_summary,
 )
+from tests.redis_process import RedisServer, running_redis
 from tests.trace_receiver import TraceReceiver
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.attempts import attempt
 from tests.e2e.running_stack import RunningStack, running_stack, short_folder
-from tests.timed import attempt
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
+from tests.attempts import attempt
 from tests.e2e.main import books, load
 from tests.e2e.main.conftest import ENGINE, ROOMY
-from tests.timed import attempt
 from tollhouse.core.buckets import GRAINS
 from tollhouse.core.ids import created_ms
 from tollhouse.core.usage import UsageKind

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
+from tests.attempts import attempt
 from tests.e2e.main import books
 from tests.e2e.main.conftest import ENGINE
 from tests.e2e.running_stack import running_stack, short_folder, write_config
-from tests.timed import attempt
 
 AWAY_SECONDS = 8.0
 OPEN_SECONDS = 2.0

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from tests.attempts import attempt
 from tests.e2e.running_stack import (
     ROOT,
     RunningStack,
@@ -16,7 +17,6 @@ from tests.e2e.running_stack import (
     short_folder,
     write_config,
 )
-from tests.timed import attempt
 
 ROOMY = {"requests_per_minute": 1_000_000, "units_per_minute": 100_000_000}
 PLANS = {
