@@ -7,8 +7,8 @@ machine may stall all for longer than any promise of the product:
                    must keep the promise; a product that breaks it breaks it in all
     end to end     ten processes, some of them others' (Envoy, Triton, Redis): two
 
-Each attempt has fixtures of its own. What was tried again is told at the end of the run,
-of end-to-end tests with all that the first attempt said: it may be a rare fault.
+Each attempt has fixtures of its own. What was tried again is told at the end of the
+run, of end-to-end tests with all that the first attempt said: it may be a rare fault.
 """
 
 import pytest

@@ -12,13 +12,11 @@ Texts are ours: never Redis' and never a trace.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import grpc
 import structlog
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.rpc import error_details_pb2, status_pb2
 
 from tollhouse.adapters.redis.imports import NotImportedError
 from tollhouse.adapters.redis.keyring import (
@@ -28,16 +26,13 @@ from tollhouse.adapters.redis.keyring import (
     TakenError,
 )
 from tollhouse.admin import convert
+from tollhouse.admin.refusal import Context, refuse, refuse_fields
 from tollhouse.admin.tokens import Caller, Tokens
-from tollhouse.core.key_terms import Fault, TermsError
+from tollhouse.core.key_terms import TermsError
 from tollhouse.core.problems import Unavailable
 
 _TOLD_EVERY_SECONDS = 10.0
-_MOST_VIOLATIONS = 100
-_LONGEST_WORDS = 400
-"""Characters of one text: it may repeat what was sent, and goes in headers."""
 
-Context = grpc.aio.ServicerContext[Any, Any]
 _Response = TypeVar("_Response")
 
 _log = structlog.get_logger()
@@ -75,20 +70,19 @@ class Calls:
         try:
             return await asyncio.to_thread(work, self._ring.by(caller.who))
         except TermsError as error:
-            await _refuse(context, error.faults)
+            faults = [(convert.api_name(field), what) for field, what in error.faults]
+            await refuse_fields(context, faults)
         except NotImportedError as error:
-            await _refuse(
-                context, [(f"documents[{at}]", text) for at, text in error.faults]
-            )
+            faults = [(f"documents[{at}]", what) for at, what in error.faults]
+            await refuse_fields(context, faults)
         except ValueError as error:
-            text = str(error)[:_LONGEST_WORDS]
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+            await refuse(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except NotThereError as error:
-            await context.abort(grpc.StatusCode.NOT_FOUND, error.what)
+            await refuse(context, grpc.StatusCode.NOT_FOUND, error.what)
         except TakenError as error:
-            await context.abort(grpc.StatusCode.ALREADY_EXISTS, error.what)
+            await refuse(context, grpc.StatusCode.ALREADY_EXISTS, error.what)
         except KeyringError as error:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, error.what)
+            await refuse(context, grpc.StatusCode.FAILED_PRECONDITION, error.what)
         except Unavailable as error:
             _log.warning("call.failed", who=caller.who, reason=str(error))
             await context.abort(
@@ -120,27 +114,3 @@ class Calls:
         if now - self._told_at >= _TOLD_EVERY_SECONDS:
             _log.warning("caller.refused", count=self._strangers)
             self._strangers, self._told_at = 0, now
-
-
-async def _refuse(context: Context, faults: Sequence[Fault]) -> NoReturn:
-    """End a call with INVALID_ARGUMENT and each field that is wrong."""
-    shown = [
-        (convert.api_name(field), what[:_LONGEST_WORDS])
-        for field, what in faults[:_MOST_VIOLATIONS]
-    ]
-    text = "; ".join(f"{field}: {what}" for field, what in shown[:3])
-    violations = error_details_pb2.BadRequest(
-        field_violations=[
-            error_details_pb2.BadRequest.FieldViolation(field=field, description=what)
-            for field, what in shown
-        ]
-    )
-    detail = AnyMessage()
-    detail.Pack(violations)
-    code = grpc.StatusCode.INVALID_ARGUMENT
-    status = status_pb2.Status(code=code.value[0], message=text, details=[detail])
-    await context.abort(
-        code,
-        text,
-        trailing_metadata=(("grpc-status-details-bin", status.SerializeToString()),),
-    )

@@ -8,7 +8,8 @@ import grpc
 from tollhouse.adapters.redis.keyring import Keyring
 from tollhouse.adapters.redis.new_keys import DEFAULT_GRACE_SECONDS
 from tollhouse.admin import convert
-from tollhouse.admin.calls import Calls, Context
+from tollhouse.admin.calls import Calls
+from tollhouse.admin.refusal import Context
 from tollhouse.core.identity import check_key_id, check_tenant
 from tollhouse.core.key_terms import check_plan, check_reason
 from tollhouse.core.periods import check_zone

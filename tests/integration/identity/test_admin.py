@@ -379,6 +379,32 @@ def test_refused(admin: Admin, ring: Keyring):
     )
 
 
+def test_refusals_that_would_not_fit_in_headers(admin: Admin):
+    """Clients of gRPC see RESOURCE_EXHAUSTED where a status is longer than 8 KiB."""
+    create(admin)
+    smiles = "\N{GRINNING FACE}" * 600
+    odd = admin_pb.CreateKeyRequest(tenant=smiles)
+    odd.terms.plan = smiles
+    odd.terms.networks.append(smiles)
+    odd.terms.scopes.append(smiles)
+    assert "tenant" in violations(admin.keys.CreateKey, odd)
+    documents = [admin_pb.KeyDocument(key_id="x", digest=f"d{it}") for it in range(500)]
+    request = admin_pb.ImportKeysRequest(source="x", documents=documents)
+    assert "documents[0].digest" in violations(admin.keys.ImportKeys, request)
+    code, text = refusal(admin.keys.ImportKeys, request)
+    assert code == "INVALID_ARGUMENT"
+    assert text.endswith(" more")
+    digests = [f"v1:{it:064x}" for it in range(10_001)]
+    documents = [
+        admin_pb.KeyDocument(key_id=f"{at:012}", digest=digest, tenant="acme")
+        for at, digest in enumerate(digests)
+    ]
+    request = admin_pb.ImportKeysRequest(source="x", documents=documents)
+    assert violations(admin.keys.ImportKeys, request).keys() == {"documents"}
+    code, text = refusal(admin.tenants.GetTenant, admin_pb.GetTenantRequest(name="a"))
+    assert (code, text) == ("NOT_FOUND", "no tenant a")
+
+
 def test_audit_of_anything(admin: Admin, redis_url: str):
     """What can't be meant is the caller's fault, and what can't be read hides none."""
     create(admin)

@@ -272,7 +272,7 @@ def test_not_rotated(ring: Keyring):
     ring.revoke(second.new.key_id)
     with pytest.raises(KeyringError, match="is revoked; create a new one"):
         ring.rotate(second.new.key_id)
-    with pytest.raises(ValueError, match="the grace: from 0 seconds"):
+    with pytest.raises(ValueError, match="grace: from 0 seconds"):
         ring.rotate(record.key_id, grace_seconds=-1)
 
 

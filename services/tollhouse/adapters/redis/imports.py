@@ -87,7 +87,8 @@ class Imports(Ring):
             )
             raise TermsError([("prune", what)])
         if len(documents) > MOST_DOCUMENTS:
-            raise ValueError(f"{len(documents)} keys: at most {MOST_DOCUMENTS} at once")
+            what = f"{len(documents)} keys: at most {MOST_DOCUMENTS} at once"
+            raise TermsError([("documents", what)])
         pepper = self._current_pepper()
         versions = () if pepper is None else pepper.versions
         step = _Step(source, versions, self._clock())

@@ -115,7 +115,7 @@ class NewKeys(Ring):
         """
         identity.check_key_id(key_id)
         if not 0 <= grace_seconds <= LONGEST_GRACE_SECONDS:
-            raise TermsError([("grace", "the grace: from 0 seconds to 1 year")])
+            raise TermsError([("grace", "grace: from 0 seconds to 1 year")])
         now = self._clock()
         check_terms(expires_at=expires_at, now=now)
         new_id, key = draw_key()
