@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from tollhouse.adapters.address import ANY_HOST, Address
@@ -167,6 +168,7 @@ class Stack:
 
     def _engine_parts(self, local: LocalEngine) -> list[Part]:
         triton = Address(host="127.0.0.1", port=local.ports.http)
+        clean_shm = partial(engine.remove_stale_shm, local.shm_prefix)
         frontend = self.socket("frontend")
         return [
             self._part(
@@ -174,7 +176,8 @@ class Stack:
                 *local.process.command,
                 environment=local.process.environment,
                 probe=lambda: http_answers(triton, f"/v2/models/{engine.MODEL}/ready"),
-                prepare=lambda: engine.remove_stale_shm(local.shm_prefix),
+                prepare=clean_shm,
+                clean=clean_shm,  # a stub that is killed leaves its region
                 stop_seconds=6.0,  # it ends within five by its own limit
             ),
             self._service(

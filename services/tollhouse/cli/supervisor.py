@@ -45,6 +45,8 @@ class Part:
     """Run before each start: remove what a killed predecessor left behind."""
     drain: Callable[[], Awaitable[None]] | None = None
     """Run before SIGTERM; must bound itself."""
+    clean: Callable[[], object] = field(default=lambda: None)
+    """Run when it was stopped for good: remove what it leaves behind."""
     ready_seconds: float = 60.0
     stop_seconds: float = 3.0
 
@@ -207,6 +209,7 @@ class Supervisor:
                     f"{part.name} did not stop in {part.stop_seconds:g} s: killed"
                 )
             kept.child = None
+        part.clean()
         kept.stopped.set()
 
 

@@ -183,11 +183,18 @@ async def test_a_missing_program_fails_the_start(stage):
 
 
 async def test_a_part_that_ignores_sigterm_is_killed(stage):
-    """Stopping has an end too, and says who had to be forced."""
-    async with stage.supervise(stage.part("triton", STUBBORN, stop_seconds=0.3)) as it:
+    """Stopping has an end too, says who was forced, and removes what that leaves."""
+    gone = []
+
+    def clean() -> None:
+        gone.append(not is_running(pid))
+
+    part = stage.part("triton", STUBBORN, stop_seconds=0.3, clean=clean)
+    async with stage.supervise(part) as it:
         await it.start()
         pid = it.pids()["triton"]
-    assert not is_running(pid)
+        assert not gone
+    assert gone == [True]
     assert "triton did not stop in 0.3 s: killed" in stage.said.getvalue()
 
 
