@@ -7,8 +7,10 @@ machine may stall all for longer than any promise of the product:
                    must keep the promise; a product that breaks it breaks it in all
     end to end     ten processes, some of them others' (Envoy, Triton, Redis): two
 
-Each attempt has fixtures of its own. What was tried again is told at the end of the
-run, of end-to-end tests with all that the first attempt said: it may be a rare fault.
+Each attempt has fixtures of its own, but for those of a module or the whole run: names
+that can be used once have its number (`attempt`). What was tried again is told at the
+end of the run, of end-to-end tests with all that the first attempt said: it may be a
+rare fault.
 """
 
 import pytest
@@ -49,7 +51,10 @@ def pytest_runtest_protocol(
         if called.duration > LONGEST_SECONDS or not _may_be_tried_again(item):
             break
         item.user_properties.append((_AGAIN, called.longreprtext))
+    earlier = [str(said) for name, said in item.user_properties if name == _AGAIN]
     for report in reports:
+        if report.failed:
+            report.sections += [("an earlier attempt", said) for said in earlier]
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True

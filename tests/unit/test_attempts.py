@@ -76,11 +76,12 @@ def run(folder, capfd, name, tests):
 
 def test_one_of_three_attempts_must_pass(tmp_path, capfd):
     """And what was tried again is told."""
-    _, last, failed, again = run(tmp_path, capfd, "test_it.py", TESTS)
+    out, last, failed, again = run(tmp_path, capfd, "test_it.py", TESTS)
 
     assert "2 failed, 3 passed" in last
     assert ["test_never_passes", "test_without_the_mark"] == failed
     assert ["test_passes_in_the_third:"] * 2 == again
+    assert 2 == out.count("- an earlier attempt -")  # of the one that never passes
 
 
 def test_end_to_end_one_of_two_attempts_must_pass(tmp_path, capfd):

@@ -9,10 +9,11 @@ from openai import AsyncOpenAI
 
 from tests.e2e.limits.test_clients import ask, opened
 
-CAPACITY = 1800
-"""Units in flight: a half of what the noisy tenant's clients ask at once. A third
-of it, should somebody of another test be there still, holds all that the quiet one
-asks, 10 times less than 50, however late they are settled."""
+CAPACITY = 2400
+"""Units in flight: two thirds of what the noisy tenant's clients ask at once, and have
+before the file is followed; who finds twice the capacity is refused. A third of it,
+should somebody of another test be there still, holds all that the quiet one asks, 10
+times less than 50, however late they are settled."""
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.attempts import attempt
 from tests.e2e.main import books, load
 from tests.e2e.main.conftest import ENGINE, PLANS
 from tests.e2e.running_stack import running_stack, short_folder, write_config
@@ -43,6 +44,8 @@ def stack():
 def tenant(stack, request):
     """A tenant of the test's own, and its key."""
     name = request.node.name.replace("_", "-")[:40].strip("-")
+    if again := attempt(request.node):
+        name = f"{name}-{again}"
     stack.run("tenants", "create", name, "--plan", "roomy")
     return name, stack.run("keys", "create", "--tenant", name).strip()
 

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import openai
 import psutil
 import pytest
+import yaml
 
 from tests.e2e.running_stack import (
     STOP_SECONDS,
@@ -19,15 +20,18 @@ from tests.e2e.running_stack import (
     is_gone,
     running_stack,
     wait_until,
+    write_config,
 )
 
 
-def chat(stack: RunningStack, **options):
-    with openai.OpenAI(
-        base_url=stack.base_url, api_key=stack.api_key, max_retries=0
-    ) as client:
+def client_of(stack: RunningStack) -> openai.OpenAI:
+    return openai.OpenAI(base_url=stack.base_url, api_key=stack.api_key, max_retries=0)
+
+
+def chat(stack: RunningStack, model="tiny-chat", **options):
+    with client_of(stack) as client:
         return client.chat.completions.create(
-            model="tiny-chat",
+            model=model,
             messages=[{"role": "user", "content": "Who keeps the toll?"}],
             **options,
         )
@@ -169,3 +173,33 @@ def test_a_foreign_backend_is_metered_like_ours(tmp_path, foreign):
 
         assert stack.process.wait(STOP_SECONDS) == 0
         assert [] == [process for process in family if not is_gone(process)]
+
+
+def test_a_foreign_backends_stack_follows_its_file(tmp_path, foreign):
+    """Though its parts read a copy; a broken file changes nothing."""
+    config = write_config(tmp_path / "tollhouse.yaml")
+    before = config.read_text()
+    content = yaml.safe_load(before)
+    content["models"]["other"] = content["models"]["tiny-chat"]
+
+    def offered(stack: RunningStack) -> set[str]:
+        with client_of(stack) as client:
+            return {model.id for model in client.models.list()}
+
+    options = ("--backend", f"http://{foreign}/v1")
+    with running_stack(tmp_path, *options, config=config) as stack:
+        assert offered(stack) == {"tiny-chat"}
+
+        config.write_text(yaml.safe_dump(content))
+        wait_until(lambda: offered(stack) == {"tiny-chat", "other"}, 30)
+        assert chat(stack, "other").choices[0].message.content == foreign
+
+        config.write_text("models: 1")
+        log = stack.state_dir / "logs" / "authz.log"
+        wait_until(lambda: "config.refused" in log.read_text(), 30)
+        assert "config.refused" in log.read_text()
+        assert offered(stack) == {"tiny-chat", "other"}
+
+        config.write_text(before)
+        wait_until(lambda: offered(stack) == {"tiny-chat"}, 30)
+        assert offered(stack) == {"tiny-chat"}
