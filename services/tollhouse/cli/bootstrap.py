@@ -8,7 +8,7 @@ stack knows the value:
     /dev/stdout          path of the log of requests, where it is to be a file
     meter.lua            path of the meter
     meter_grpc.lua       path of the meter of gRPC, beside it
-    errors.lua           path of the script for errors, beside the meter
+    answers.lua          path of the script for what else of answers is told
     tries.lua            path of the script for tries of keys, beside the meter
     addresses            of listener, admin and of every cluster's endpoints
 
@@ -68,9 +68,9 @@ LEDGER = "ledger.jsonl"
 REQUEST_LOG = "/dev/stdout"
 METER = "meter.lua"
 METER_GRPC = "meter_grpc.lua"
-ERRORS = "errors.lua"
+ANSWERS = "answers.lua"
 TRIES = "tries.lua"
-_SCRIPTS = frozenset({METER, METER_GRPC, ERRORS, TRIES})
+_SCRIPTS = frozenset({METER, METER_GRPC, ANSWERS, TRIES})
 
 
 UNTRACED = Telemetry(sample_ratio=0.0)
@@ -183,7 +183,7 @@ class _Filled:
                 self._fill_cluster(message)
 
     def faults(self) -> Iterator[str]:
-        for what in ("listener", "admin", ADMISSION_PROOF, LEDGER, METER, ERRORS):
+        for what in ("listener", "admin", ADMISSION_PROOF, LEDGER, METER, ANSWERS):
             if what not in self._met:
                 yield f"has no `{what}`, so the running stack's value has no place"
         for name in sorted(set(self._edge.clusters) - self._clusters):

@@ -52,13 +52,13 @@ from tollhouse.cli import (
     edge_tracing,
     envoy_credential,
 )
-from tollhouse.cli.bootstrap import ERRORS, METER, TRIES
+from tollhouse.cli.bootstrap import ANSWERS, METER, TRIES
 
 PROOF_HEADER = "x-tollhouse-admitted"
 OUR_PREFIX = "x-tollhouse-"
 _SCRIPTS = {
     METER: "the meter (meter.lua) is missing, so nothing is counted",
-    ERRORS: "errors.lua is missing, so what foreign backends say of their failures"
+    ANSWERS: "answers.lua is missing, so what foreign backends say of their failures"
     " reaches clients, and any backend's headers",
     TRIES: "tries.lua is missing, so nobody who tries keys is slowed down",
 }

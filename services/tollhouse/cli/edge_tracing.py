@@ -81,7 +81,7 @@ def findings(
     if not _tells_the_trace(manager):
         yield (
             f"{path}.http_filters: no answer says its trace; add header_mutation"
-            f" behind errors.lua, which sets {TRACE_HEADER} to %TRACE_ID%"
+            f" behind answers.lua, which sets {TRACE_HEADER} to %TRACE_ID%"
         )
     tracing = manager.tracing
     if tracing is None:

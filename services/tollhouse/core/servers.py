@@ -1,7 +1,7 @@
 """What each server that speaks OpenAI's API takes, and how it differs from the others.
 
 Only what decides about a request is here. How such servers word their errors, all of
-them in their own way, is envoy/errors.lua's.
+them in their own way, is envoy/answers.lua's.
 """
 
 from collections.abc import Mapping

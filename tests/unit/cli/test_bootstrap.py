@@ -75,7 +75,7 @@ def test_every_placeholder_gets_its_value():
     ]["socket_address"]
     assert ["/state/ledger.jsonl", "/dev/stdout"] == log_paths(bootstrap)
     assert '"/etc/meter.lua"' in text
-    assert '"/etc/errors.lua"' in text
+    assert '"/etc/answers.lua"' in text
     assert '"/etc/tries.lua"' in text
 
 
@@ -220,7 +220,7 @@ def test_clients_may_use_the_name_we_listen_on(listen, expected):
     ("old", "new", "fault"),
     [
         ("meter.lua", "metre.lua", "has no `meter.lua`"),
-        ("errors.lua", "faults.lua", "has no `errors.lua`"),
+        ("answers.lua", "faults.lua", "has no `answers.lua`"),
         ("ADMISSION_PROOF", "constant", "has no `ADMISSION_PROOF`"),
         ("ledger.jsonl", "/dev/stdout", "has no `ledger.jsonl`"),
         ("name: extproc", "name: processor", "has no cluster `extproc`"),

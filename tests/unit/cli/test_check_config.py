@@ -173,11 +173,11 @@ def test_the_repositorys_files_are_fine(capsys):
             id="no meter",
         ),
         pytest.param(
-            "filename: errors.lua",
+            "filename: answers.lua",
             "filename: other.lua",
-            "http_filters: errors.lua is missing",
+            "http_filters: answers.lua is missing",
             "add it",
-            id="no errors.lua",
+            id="no answers.lua",
         ),
         pytest.param(
             "filename: tries.lua",

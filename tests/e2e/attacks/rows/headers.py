@@ -315,7 +315,7 @@ ROWS = [
             (
                 64,
                 "our headers, fished for in an answer",
-                "errors.lua passes none; the router adds no x-envoy-*",
+                "answers.lua passes none; the router adds no x-envoy-*",
                 ask(),
                 PASSES,
                 _is_ours,

@@ -11,7 +11,7 @@
 -- Of an upstream's body at most 16 KiB are read, to tell three things apart that servers answer 400 for: a prompt that
 -- is too long, another fault of the client, an engine that failed. A compressed one is not read.
 --
--- Part 1 is pure and is tested by itself (tests/unit/errors); part 2 is the glue to Envoy (tests/e2e/backends).
+-- Part 1 is pure and is tested by itself (tests/unit/answers); part 2 is the glue to Envoy (tests/e2e/backends).
 
 local find, match, lower, format = string.find, string.match, string.lower, string.format
 

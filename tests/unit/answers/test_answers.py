@@ -1,4 +1,4 @@
-"""envoy/errors.lua's pure part, run in LuaJIT as Envoy runs it."""
+"""envoy/answers.lua's pure part, run in LuaJIT as Envoy runs it."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from lupa import luajit21
 from tollhouse.core.problems import Dialect, Kind, Problem
 from tollhouse.core.surface import ENDPOINTS, dialect_of
 
-_SOURCE = Path(__file__).parents[3] / "envoy" / "errors.lua"
+_SOURCE = Path(__file__).parents[3] / "envoy" / "answers.lua"
 CANARY = "canary-0451"
 
 module: Any = luajit21.LuaRuntime(unpack_returned_tuples=True).execute(
