@@ -5,7 +5,8 @@ machine may stall all for longer than any promise of the product:
 
     timed          measures time, to which a stall only ever adds: one of three attempts
                    must keep the promise; a product that breaks it breaks it in all
-    end to end     ten processes, some of them others' (Envoy, Triton, Redis): two
+    end to end     ten processes, some of them others' (Envoy, Triton, Redis): two; but
+                   one where a single breach is too many: attacks, secrets, chaos
 
 Each attempt has fixtures of its own, but for those of a module or the whole run: names
 that can be used once have its number (`attempt`). What was tried again is told at the
@@ -22,6 +23,8 @@ MOST_END_TO_END = 5
 """When so many were tried again, something is broken: no more of them are."""
 _AGAIN = "tried again"
 _END_TO_END = "tests/e2e/"
+_NEVER_ONCE = tuple(f"{_END_TO_END}{it}/" for it in ("attacks", "secrets", "chaos"))
+"""What these find must not happen at all: passing the next time is no excuse."""
 _END_TO_END_AGAIN = pytest.StashKey[int]()
 
 
@@ -63,15 +66,15 @@ def pytest_runtest_protocol(
 def _attempts(item: pytest.Item) -> int:
     if item.get_closest_marker("timed") is not None:
         return 3
-    return 2 if _is_end_to_end(item.nodeid) else 1
+    return 2 if _has_two(item.nodeid) else 1
 
 
-def _is_end_to_end(nodeid: str) -> bool:
-    return nodeid.startswith(_END_TO_END)
+def _has_two(nodeid: str) -> bool:
+    return nodeid.startswith(_END_TO_END) and not nodeid.startswith(_NEVER_ONCE)
 
 
 def _may_be_tried_again(item: pytest.Item) -> bool:
-    if not _is_end_to_end(item.nodeid):
+    if not _has_two(item.nodeid):
         return True
     stash = item.config.stash
     before = stash.get(_END_TO_END_AGAIN, 0)
@@ -91,7 +94,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             if name != _AGAIN:
                 continue
             lines = said.splitlines()
-            if _is_end_to_end(report.nodeid):
+            if _has_two(report.nodeid):
                 for line in lines:
                     terminalreporter.write_line(line)
             last = next((it for it in lines if it.startswith("E ")), "E")

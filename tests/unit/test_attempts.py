@@ -97,3 +97,14 @@ def test_end_to_end_one_of_two_attempts_must_pass(tmp_path, capfd):
     ] == again
     told = out.count("    assert tried.count(name) == 2")
     assert len([*again, "test_is_one_too_many"]) == told
+
+
+@pytest.mark.parametrize("folder", ["attacks", "secrets", "chaos"])
+def test_what_must_never_happen_is_not_tried_again(tmp_path, capfd, folder):
+    """Once is too often."""
+    name = f"tests/e2e/{folder}/test_never_{folder}.py"
+    _, last, failed, again = run(tmp_path, capfd, name, END_TO_END)
+
+    assert "6 failed" in last
+    assert len(failed) == 6
+    assert not again
